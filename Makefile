@@ -1,0 +1,140 @@
+# Everything a developer runs. On a fresh machine with Python 3.11 or newer, `make test` is enough.
+
+PYTHON ?= python3
+VENV ?= .venv
+VENV_PB7 ?= .venv-pb7
+# The tested release of protobuf 7; the main environment holds protobuf 6.33 (constraints.txt).
+PROTOBUF7 ?= 7.36.2
+# For one test: make pytest PYTEST_ARGS='-n 0 tests/base -k duration'
+PYTEST_ARGS ?= -n auto
+
+BIN := $(VENV)/bin
+UV := $(shell command -v uv 2>/dev/null)
+BUILD := .build
+# Quiet about newer versions, which it would look up on the network.
+export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
+
+# $(call new-venv,FOLDER): an empty virtual environment, with a pip that knows dependency groups
+# where pip is what installs.
+define new-venv
+@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { echo "Protoplane needs Python 3.11 or newer, and $(PYTHON) is $$($(PYTHON) --version 2>&1); try make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
+$(PYTHON) -m venv $(1)
+$(if $(UV),,$(1)/bin/python -m pip install --quiet --upgrade 'pip>=25.1')
+endef
+
+# $(call pip-install,FOLDER): what installs into that environment.
+pip-install = $(if $(UV),$(UV) pip install --quiet --python $(1)/bin/python,$(1)/bin/python -m pip install --quiet)
+
+heading = @printf '\n== %s ==\n' '$(1)'
+
+.DEFAULT_GOAL := help
+.PHONY: help
+help: ## Show this list
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  %-16s %s\n", $$1, $$2 }'
+
+.PHONY: install
+install: $(VENV)/.installed ## Make .venv: everything light and the development tools
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(call heading,install into $(VENV))
+	$(call new-venv,$(VENV))
+	$(call pip-install,$(VENV)) -e '.[all]' --group dev -c constraints.txt
+	@touch $@
+
+.PHONY: test
+test: check pytest test-protobuf7 ## Check everything and run every test
+
+.PHONY: check
+check: ruff format-check mypy pyright imports schemas generate-check ## Run every check that is not a test
+
+.PHONY: pytest
+pytest: install ## Run the tests
+	$(call heading,pytest)
+	@$(BIN)/pytest $(PYTEST_ARGS)
+
+.PHONY: ruff
+ruff: install ## Lint
+	$(call heading,ruff check)
+	@$(BIN)/ruff check
+
+.PHONY: format-check
+format-check: install
+	$(call heading,ruff format --check)
+	@$(BIN)/ruff format --check
+
+.PHONY: mypy
+mypy: install ## Types, by mypy
+	$(call heading,mypy)
+	@$(BIN)/mypy
+
+.PHONY: pyright
+pyright: install ## Types, by pyright
+	$(call heading,pyright)
+	@$(BIN)/pyright --pythonpath $(BIN)/python
+
+.PHONY: imports
+imports: install ## Who may import whom
+	$(call heading,import-linter)
+	@$(BIN)/lint-imports --no-logo
+
+.PHONY: schemas
+schemas: install ## Lint the schemas and look for breaking changes
+	$(call heading,buf lint)
+	@$(BIN)/python tools/schemas.py lint
+	$(call heading,buf breaking)
+	@$(BIN)/python tools/schemas.py breaking
+
+.PHONY: generate-check
+generate-check: install
+	$(call heading,protoplane generate --check)
+	@$(BIN)/protoplane generate proto --out generated --check
+
+.PHONY: generate
+generate: install ## Write generated/ anew from proto/
+	@$(BIN)/protoplane generate proto --out generated
+
+.PHONY: format
+format: install ## Put the code in its usual form
+	@$(BIN)/ruff check --fix-only
+	@$(BIN)/ruff format
+
+PB7_TESTS := $(wildcard tests/base tests/runtime)
+
+# The generator needs protobuf 6, so here only what it made, and what that stands on, is tested.
+.PHONY: test-protobuf7
+test-protobuf7: $(VENV_PB7)/.installed ## Run the tests that need no generator on protobuf 7
+	$(call heading,pytest on protobuf $(PROTOBUF7))
+	$(if $(PB7_TESTS),@$(VENV_PB7)/bin/pytest $(PYTEST_ARGS) -m 'not codegen' $(PB7_TESTS),@echo 'skipped: there are no such tests yet')
+
+$(VENV_PB7)/.installed: pyproject.toml constraints.txt Makefile
+	$(call heading,install into $(VENV_PB7))
+	$(call new-venv,$(VENV_PB7))
+	@mkdir -p $(BUILD)
+	@grep -vE '^(protobuf|grpcio[a-z-]*)==' constraints.txt > $(BUILD)/constraints-pb7.txt
+	$(call pip-install,$(VENV_PB7)) -e '.[server,validate]' 'protobuf==$(PROTOBUF7)' --group test -c $(BUILD)/constraints-pb7.txt
+	@touch $@
+
+.PHONY: bench
+bench: install ## Run the benchmarks
+	@for bench in bench/*.py; do printf '\n== %s ==\n' "$$bench"; $(BIN)/python "$$bench" || exit 1; done
+
+.PHONY: constraints
+constraints: ## Look up the newest versions that fit together and write constraints.txt (on Python 3.11)
+	$(call heading,install the newest versions)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || { echo "Newer Pythons have newer packages: make constraints PYTHON=python3.11" >&2; exit 1; }
+	@rm -rf $(BUILD)/venv-constraints
+	$(call new-venv,$(BUILD)/venv-constraints)
+	$(call pip-install,$(BUILD)/venv-constraints) -e '.[all,triton]' --group dev
+	@{ sed -n '/^#/p' constraints.txt; \
+	  $(if $(UV),$(UV) pip freeze --python,env PIP_DISABLE_PIP_VERSION_CHECK=1) $(BUILD)/venv-constraints/bin/python $(if $(UV),,-m pip freeze) \
+	  | awk -F == 'NF == 2 && $$1 !~ /[^A-Za-z0-9._-]/ { gsub(/[._]/, "-", $$1); print tolower($$1) "==" $$2 }' \
+	  | grep -vE '^(pip|setuptools)==' \
+	  | LC_ALL=C sort; } > $(BUILD)/constraints.txt
+	@mv $(BUILD)/constraints.txt constraints.txt
+	@rm -rf $(BUILD)/venv-constraints
+	@git --no-pager diff --stat -- constraints.txt 2>/dev/null || true
+
+.PHONY: clean
+clean: ## Remove environments, caches and builds
+	rm -rf $(VENV) $(VENV_PB7) $(BUILD) dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +

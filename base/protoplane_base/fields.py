@@ -1,0 +1,136 @@
+"""Fields of a generated model: presence, names, and the containers.
+
+How absence works follows the proto field's presence
+(https://protobuf.dev/programming-guides/field_presence/):
+
+* implicit: the default is a value; the field is left out of JSON while it has that value;
+* explicit: the default is ``None``, which means absent and is left out of JSON;
+* lists and maps: absent means empty.
+
+In JSON ``null`` reads as absent for every kind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from math import copysign
+from operator import is_, not_
+from typing import Annotated, Any, TypeAlias, TypeVar, cast
+
+from pydantic import AliasChoices, Field, GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, PydanticUndefined, PydanticUseDefault
+from pydantic_core import core_schema as cs
+
+from protoplane_base.enums import ELEMENT
+
+_T = TypeVar("_T")
+_K = TypeVar("_K")
+
+_is_none: Callable[[Any], bool] = partial(is_, None)
+
+
+def field(
+    *,
+    default: Any = PydanticUndefined,
+    default_factory: Callable[[], Any] | None = None,
+    json_name: str,
+    proto_name: str | None = None,
+    description: str | None = None,
+    deprecated: bool = False,
+    checked: bool = False,
+) -> Any:
+    """Declare a field of a message.
+
+    Args:
+        default: Value while the field is absent: ``None`` where presence is explicit. A field with
+            neither default nor factory is ``required`` (proto2).
+        default_factory: Makes that value, for containers and for values that are not known yet.
+        json_name: Name in JSON.
+        proto_name: Name in the schema, which JSON may use too; ``None`` where it is ``json_name``
+            or the Python name.
+        description: The field's comment in the schema.
+        deprecated: Whether the schema deprecates it.
+        checked: Whether the default itself must satisfy the field's rules.
+    """
+    options: dict[str, Any] = {}
+    implicit = default is not None and default is not PydanticUndefined
+    if default_factory is not None:
+        options["default_factory"] = default_factory
+    elif default is not PydanticUndefined:
+        options["default"] = default
+    if implicit or default_factory is not None:
+        options["exclude_if"] = _is_positive_zero if isinstance(default, float) else not_
+    else:
+        options["exclude_if"] = _is_none
+    if checked:
+        options["validate_default"] = True
+    return Field(
+        validation_alias=json_name if proto_name is None else AliasChoices(json_name, proto_name),
+        serialization_alias=json_name,
+        description=description,
+        json_schema_extra={"deprecated": True} if deprecated else None,
+        **options,
+    )
+
+
+def _is_positive_zero(value: float) -> bool:
+    # Minus zero has bits set, so it is no default.
+    return value == 0.0 and copysign(1.0, value) > 0
+
+
+@dataclass(frozen=True, slots=True)
+class _NullIsDefault:
+    """Reads ``null`` as the field's default."""
+
+    def __get_pydantic_core_schema__(
+        self, source: Any, handler: GetCoreSchemaHandler
+    ) -> CoreSchema:
+        schema = handler(source)
+        if schema["type"] == "union" and "custom_error_message" in schema:
+            return cast(CoreSchema, {**schema, "choices": [*schema["choices"], _NULL]})
+        return cs.no_info_before_validator_function(_default_for_none, schema)
+
+    def __get_pydantic_json_schema__(
+        self, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        if schema["type"] == "function-before":
+            return handler(schema["schema"])
+        return handler(schema)
+
+
+def _default_for_none(value: Any) -> Any:
+    if value is None:
+        raise PydanticUseDefault
+    return value
+
+
+_NULL_IS_DEFAULT = _NullIsDefault()
+_NULL = cs.chain_schema([cs.none_schema(), cs.no_info_plain_validator_function(_default_for_none)])
+
+
+@dataclass(frozen=True, slots=True)
+class _Container:
+    """A list or a map whose unknown enum names can be left out."""
+
+    part: str
+
+    def __get_pydantic_core_schema__(
+        self, source: Any, handler: GetCoreSchemaHandler
+    ) -> CoreSchema:
+        schema = cast("dict[str, Any]", handler(source))
+        element = schema[self.part]
+        for_element = element.get("metadata", {}).get(ELEMENT)
+        if for_element is not None:
+            schema[self.part] = for_element()
+        return cast(CoreSchema, schema)
+
+
+Implicit: TypeAlias = Annotated[_T, _NULL_IS_DEFAULT]
+"""A field of implicit presence: it always has a value, and absence is its default."""
+Repeated: TypeAlias = Annotated[list[_T], _Container("items_schema"), _NULL_IS_DEFAULT]
+"""A ``repeated`` field."""
+Map: TypeAlias = Annotated[dict[_K, _T], _Container("values_schema"), _NULL_IS_DEFAULT]
+"""A ``map`` field; keys are strings in JSON, whatever their type."""

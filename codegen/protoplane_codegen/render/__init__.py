@@ -1,0 +1,1 @@
+"""From the model of an API to files: Python, OpenAPI, AsyncAPI and JSON Schema."""

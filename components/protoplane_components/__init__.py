@@ -1,0 +1,1 @@
+"""Standard components, written the way a user would write theirs."""

@@ -1,0 +1,1 @@
+"""What both ends of a call share: names, context, the link and its carriers, engines."""

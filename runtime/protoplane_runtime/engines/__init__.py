@@ -1,0 +1,1 @@
+"""Engines: what stands behind the event, discovery and state planes."""
