@@ -12,17 +12,16 @@ buf image. The image marks whatever is not ours as an import: buf reads it and d
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import os
 import shutil
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
-from google.protobuf.descriptor_pb2 import FileDescriptorSet
+from protoplane_base import ProtoplaneError
+from protoplane_codegen.compiler import compile_schemas, find_schemas
 
 ROOT = Path(__file__).resolve().parent.parent
 BUILD = ROOT / ".build"
@@ -30,8 +29,6 @@ BUILD = ROOT / ".build"
 # What makes a FileDescriptorSet a buf image: field 8042 of each file (buf.alpha.image.v1), a
 # message whose field 1 says that the file is an import. Tag (8042 << 3 | 2), length 2, {1: true}.
 IS_IMPORT = bytes([0xD2, 0xF6, 0x03, 0x02, 0x08, 0x01])
-
-VALIDATE = "buf/validate/validate.proto"
 
 
 class Skipped(Exception):  # noqa: N818
@@ -50,24 +47,10 @@ def build_image(proto_root: Path, image: Path) -> None:
         image: file to write.
 
     Raises:
-        Failed: there is no schema, or protoc refused one and has printed why.
+        ProtoplaneError: there is no schema, or protoc refused one.
     """
-    ours = sorted(path.relative_to(proto_root).as_posix() for path in proto_root.rglob("*.proto"))
-    if not ours:
-        raise Failed(f"no .proto file under {proto_root}")
-    with tempfile.TemporaryDirectory() as scratch:
-        raw = Path(scratch, "raw.binpb")
-        command = [
-            *(sys.executable, "-m", "grpc_tools.protoc"),
-            f"-I{_relative(proto_root)}",
-            f"-I{_site_of('google.api', 'googleapis-common-protos')}",
-            *_validate_descriptor(Path(scratch, "validate.binpb"), proto_root, ours),
-            *("--include_imports", "--include_source_info", f"--descriptor_set_out={raw}"),
-            *ours,
-        ]
-        if subprocess.run(command, cwd=ROOT, check=False).returncode:
-            raise Failed(f"protoc refused the schemas under {_relative(proto_root)}")
-        files = FileDescriptorSet.FromString(raw.read_bytes())
+    ours = find_schemas(proto_root)
+    files = compile_schemas(proto_root, ours)
     for file in files.file:
         if file.name not in ours:
             file.MergeFromString(IS_IMPORT)
@@ -164,48 +147,6 @@ def _buf(*arguments: str) -> bool:
     return done.returncode == 0
 
 
-def _site_of(package: str, distribution: str) -> Path:
-    """The folder on sys.path that holds a package, and so the schemas beside its code."""
-    try:
-        found = importlib.util.find_spec(package)
-    except ModuleNotFoundError:
-        found = None
-    if found is None or not found.submodule_search_locations:
-        raise Failed(f"{package} is missing: pip install {distribution}")
-    return Path(found.submodule_search_locations[0]).parents[package.count(".")]
-
-
-def _validate_descriptor(target: Path, proto_root: Path, ours: list[str]) -> list[str]:
-    """The protoc option that offers buf's validation rules, where a schema imports them.
-
-    The protovalidate wheel carries them compiled, not as a .proto file.
-    """
-    if not any(VALIDATE in (proto_root / name).read_text(encoding="utf-8") for name in ours):
-        return []
-    try:
-        from protovalidate._gen.buf.validate import validate_pb
-    except ImportError:
-        raise Failed(f"{VALIDATE} is missing: pip install 'protovalidate>=2'") from None
-    descriptors = FileDescriptorSet()
-    seen: set[str] = set()
-
-    def add(file: Any) -> None:
-        if file.name in seen:
-            return
-        seen.add(file.name)
-        for dependency in file.dependencies:
-            add(dependency)
-        descriptors.file.add().MergeFromString(file.proto.to_binary())
-
-    add(validate_pb.desc())
-    target.write_bytes(descriptors.SerializeToString())
-    return [f"--descriptor_set_in={target}"]
-
-
-def _relative(path: Path) -> str:
-    return path.relative_to(ROOT).as_posix() if path.is_relative_to(ROOT) else str(path)
-
-
 def main() -> int:
     """Runs one of the commands; 0 when all is well or there was nothing to do."""
     parser = argparse.ArgumentParser(description="buf over proto/, without a network")
@@ -224,7 +165,7 @@ def main() -> int:
         build_image(ROOT / "proto", options.file)
     except Skipped as reason:
         print(f"skipped: {reason}")
-    except Failed as reason:
+    except (Failed, ProtoplaneError) as reason:
         print(reason, file=sys.stderr)
         return 1
     return 0

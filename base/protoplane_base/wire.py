@@ -91,7 +91,7 @@ def parse(pb: _P, data: bytes) -> _P:
     try:
         _parse(pb, data)
     except PbDecodeError as error:
-        name = pb.DESCRIPTOR.full_name
+        name = type(pb).DESCRIPTOR.full_name  # a field may be called DESCRIPTOR
         raise DecodeError(f"{len(data)} bytes are not a {name}: {error}") from error
     return pb
 
@@ -105,7 +105,7 @@ def serialize(pb: PbMessage) -> bytes:
     try:
         return _serialize(pb)
     except PbEncodeError as error:
-        raise EncodeError(f"{pb.DESCRIPTOR.full_name} cannot be encoded: {error}") from error
+        raise EncodeError(f"{type(pb).DESCRIPTOR.full_name} cannot be encoded: {error}") from error
 
 
 def has_field(pb: PbMessage) -> Callable[[str], bool]:

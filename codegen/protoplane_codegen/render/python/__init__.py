@@ -1,5 +1,5 @@
 """Python code: models, services and the package that exports them."""
 
-from protoplane_codegen.render.python.render import render_python
+from protoplane_codegen.render.python.render import package_folder, render_python
 
-__all__ = ["render_python"]
+__all__ = ["package_folder", "render_python"]

@@ -284,3 +284,8 @@ def _with_default(field: Field) -> str:
     default = field.default
     text = str(default).lower() if isinstance(default, bool) else f"{default!r}".strip("'")
     return "\n\n".join(filter(None, [field.doc, f"Stands for {text} while absent."]))
+
+
+def package_folder(api: Api, file: File) -> str:
+    """Folder of the Python package that a file belongs to, relative to the output folder."""
+    return Names(api).files[file.path].package.replace(".", "/")
