@@ -114,6 +114,10 @@ $(VENV_PB7)/.installed: pyproject.toml constraints.txt Makefile
 	$(call pip-install,$(VENV_PB7)) -e '.[server,validate]' 'protobuf==$(PROTOBUF7)' --group test -c $(BUILD)/constraints-pb7.txt
 	@touch $@
 
+.PHONY: demo
+demo: install ## Serve a small captioner here, call it in three ways, and leave it up to be tried
+	@$(BIN)/protoplane demo
+
 .PHONY: bench
 bench: install ## Run the benchmarks
 	@for bench in bench/*.py; do printf '\n== %s ==\n' "$$bench"; $(BIN)/python "$$bench" || exit 1; done

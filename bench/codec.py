@@ -1,7 +1,7 @@
 """Generated models against protobuf's own ``json_format`` with Pydantic's validation.
 
-The peer is what one would write without the generated conversion: ``MessageToDict`` and
-``model_validate`` one way, ``model_dump`` and ``ParseDict`` the other, and ``json_format`` for JSON.
+The peer is what one would write without the generated conversion: ``MessageToDict`` with
+``model_validate`` one way, ``model_dump`` with ``ParseDict`` the other, ``json_format`` for JSON.
 Each figure is the best of several loops, all in one process.
 
     python bench/codec.py [--json]

@@ -24,7 +24,6 @@ from protoplane_base.registry import message_type
 from protoplane_base.rules import Bounds, violations
 from protoplane_base.scalars import (
     Bool,
-    BoolKey,
     Bytes,
     Double,
     Float,
@@ -47,6 +46,7 @@ from protoplane_base.services import (
     Service,
     ServiceSpec,
     unimplemented,
+    unimplemented_stream,
 )
 from protoplane_base.wellknown import (
     Any,
@@ -84,7 +84,6 @@ __all__ = [
     "AsyncIterable",
     "AsyncIterator",
     "Bool",
-    "BoolKey",
     "BoolValue",
     "Bounds",
     "Bytes",
@@ -157,6 +156,7 @@ __all__ = [
     "require_format",
     "restore",
     "unimplemented",
+    "unimplemented_stream",
     "unknown_bytes",
     "violations",
 ]

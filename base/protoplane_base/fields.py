@@ -25,6 +25,7 @@ from pydantic_core import CoreSchema, PydanticUndefined, PydanticUseDefault
 from pydantic_core import core_schema as cs
 
 from protoplane_base.enums import ELEMENT
+from protoplane_base.scalars import DECIMAL
 
 _T = TypeVar("_T")
 _K = TypeVar("_K")
@@ -111,6 +112,24 @@ _NULL_IS_DEFAULT = _NullIsDefault()
 _NULL = cs.chain_schema([cs.none_schema(), cs.no_info_plain_validator_function(_default_for_none)])
 
 
+def _key(schema: CoreSchema) -> CoreSchema:
+    """Schema of a map's key, which is a string in JSON.
+
+    There pydantic-core would read a number with blanks or a plus sign, and ``"1"`` as a bool.
+    """
+    match schema["type"]:
+        case "bool":
+            text = cs.chain_schema([cs.literal_schema(["true", "false"]), cs.bool_schema()])
+        case "union":
+            text = cs.chain_schema([cs.str_schema(strict=True, pattern=DECIMAL), schema])
+        case _:
+            return schema
+    return cs.json_or_python_schema(
+        json_schema=text,
+        python_schema=cs.union_schema([schema, text], mode="left_to_right"),
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class _Container:
     """A list or a map whose unknown enum names can be left out."""
@@ -125,6 +144,8 @@ class _Container:
         for_element = element.get("metadata", {}).get(ELEMENT)
         if for_element is not None:
             schema[self.part] = for_element()
+        if "keys_schema" in schema:
+            schema["keys_schema"] = _key(schema["keys_schema"])
         return cast(CoreSchema, schema)
 
 

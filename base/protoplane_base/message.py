@@ -17,6 +17,7 @@ from pydantic._internal._model_construction import ModelMetaclass
 from pydantic_core import PydanticCustomError
 
 from protoplane_base import wire
+from protoplane_base.errors import EncodeError
 from protoplane_base.events import EventSpec
 from protoplane_base.fields import field
 from protoplane_base.leniency import ignore_unknown
@@ -115,7 +116,8 @@ class Message(BaseModel, metaclass=MessageType):
         """Make a protobuf message of this model.
 
         Raises:
-            EncodeError: A value was put into the model unvalidated that protobuf cannot take.
+            TypeError, ValueError: A value was put into the model unvalidated that protobuf cannot
+                take; `to_bytes` raises `EncodeError` then.
         """
         raise NotImplementedError
 
@@ -129,8 +131,18 @@ class Message(BaseModel, metaclass=MessageType):
         return cls.from_pb(wire.parse(cls.__pb__(), data))
 
     def to_bytes(self) -> bytes:
-        """Encode in the protobuf wire format; equal models of one process give equal bytes."""
-        return wire.serialize(self.to_pb())
+        """Encode in the protobuf wire format.
+
+        Raises:
+            EncodeError: A value was put into the model unvalidated that protobuf cannot take, or
+                the message is too large or too deep.
+        """
+        try:
+            pb = self.to_pb()
+        except (AttributeError, TypeError, ValueError) as error:
+            name = type(self).__name__
+            raise EncodeError(f"{name} holds what its message cannot carry: {error}") from error
+        return wire.serialize(pb)
 
     def which_oneof(self, oneof: str) -> str | None:
         """Name of the member of ``oneof`` that is set, or ``None``.

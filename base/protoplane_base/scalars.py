@@ -10,7 +10,7 @@ from binascii import Error as Base64Error
 from binascii import a2b_base64, b2a_base64
 from dataclasses import dataclass
 from functools import partial
-from math import inf, isfinite
+from math import isfinite
 from struct import Struct
 from typing import Annotated, Any, TypeAlias
 
@@ -19,7 +19,8 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError
 from pydantic_core import core_schema as cs
 
-_DECIMAL = r"^-?(?:0|[1-9][0-9]*)(?:\.0+)?$"
+DECIMAL = r"^-?(?:0|[1-9][0-9]*)(?:\.0+)?$"
+"""A whole number as a string of JSON."""
 _EXPONENT = r"^-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?[eE][+-]?[0-9]+$"
 _NUMBER = r"^-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?$"
 _NOT_FINITE = ["NaN", "Infinity", "-Infinity"]
@@ -59,7 +60,7 @@ class IntegerType(_Scalar):
         return cs.union_schema(
             [
                 cs.int_schema(strict=True, ge=self.low, le=self.high),
-                cs.chain_schema([cs.str_schema(strict=True, pattern=_DECIMAL), within]),
+                cs.chain_schema([cs.str_schema(strict=True, pattern=DECIMAL), within]),
                 cs.chain_schema([cs.float_schema(strict=True), within]),
                 cs.chain_schema(
                     [cs.str_schema(strict=True, pattern=_EXPONENT), cs.float_schema(), within]
@@ -116,11 +117,9 @@ class FloatType(_Scalar):
         return cs.json_or_python_schema(
             json_schema=cs.union_schema([strict, *texts], **error),
             python_schema=cs.union_schema(
-                # A NaN passes every bound, so the second and third choice take what is not finite.
                 [
                     strict,
-                    cs.float_schema(strict=True, ge=inf),
-                    cs.float_schema(strict=True, le=-inf),
+                    cs.no_info_after_validator_function(_not_finite, cs.float_schema(strict=True)),
                     *texts,
                 ],
                 **error,
@@ -154,25 +153,6 @@ class _BoolType(_Scalar):
 
 
 @dataclass(frozen=True, slots=True)
-class _BoolKeyType(_Scalar):
-    """A key of a map, which is a string in JSON."""
-
-    def __get_pydantic_core_schema__(
-        self, source: Any, handler: GetCoreSchemaHandler
-    ) -> CoreSchema:
-        text = cs.chain_schema([cs.literal_schema(["true", "false"]), cs.bool_schema()])
-        return cs.union_schema(
-            [cs.bool_schema(strict=True), text],
-            mode="left_to_right",
-            custom_error_type="bool_key",
-            custom_error_message='expected a bool; in JSON "true" or "false"',
-        )
-
-    def json_schema(self, mode: str) -> JsonSchemaValue:
-        return {"type": "string", "enum": ["true", "false"]}
-
-
-@dataclass(frozen=True, slots=True)
 class _StringType(_Scalar):
     def __get_pydantic_core_schema__(
         self, source: Any, handler: GetCoreSchemaHandler
@@ -195,7 +175,8 @@ class _BytesType(_Scalar):
                 cs.chain_schema(
                     [cs.str_schema(strict=True), cs.no_info_plain_validator_function(from_base64)]
                 ),
-                cs.bytes_schema(),
+                # A bytes schema would take any string of JSON.
+                cs.is_instance_schema(bytes),
             ],
             mode="left_to_right",
             custom_error_type="bytes",
@@ -209,6 +190,12 @@ class _BytesType(_Scalar):
 
     def json_schema(self, mode: str) -> JsonSchemaValue:
         return {"type": "string", "format": "byte", "contentEncoding": "base64"}
+
+
+def _not_finite(value: float) -> float:
+    if isfinite(value):
+        raise ValueError(value)
+    return value
 
 
 _URL_SAFE = str.maketrans("-_", "+/")
@@ -249,8 +236,6 @@ Double: TypeAlias = Annotated[float, FloatType("double", 1.7976931348623157e308)
 """``double``."""
 Bool: TypeAlias = Annotated[bool, _BoolType("bool")]
 """``bool``."""
-BoolKey: TypeAlias = Annotated[bool, _BoolKeyType("bool")]
-"""``bool`` as the key of a map."""
 String: TypeAlias = Annotated[str, _StringType("string")]
 """``string``."""
 Bytes: TypeAlias = Annotated[bytes, _BytesType("bytes")]

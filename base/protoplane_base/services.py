@@ -6,7 +6,7 @@ neither knows of the other, and neither needs protobuf's own service stubs.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, AsyncIterator, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, ClassVar, Generic, Protocol, TypedDict, TypeVar
@@ -186,6 +186,16 @@ def unimplemented(method: MethodSpec[Any, Any]) -> PlaneError:
         Code.UNIMPLEMENTED,
         f"{method.path} is not implemented here; define {method.python_name}() in the component",
     )
+
+
+async def unimplemented_stream(method: MethodSpec[Any, _Res]) -> AsyncIterator[_Res]:
+    """What a streaming method that a component does not implement answers: only the error."""
+    for response in _refused(method):
+        yield response
+
+
+def _refused(method: MethodSpec[Any, _Res]) -> Iterator[_Res]:
+    raise unimplemented(method)
 
 
 class CallOptions(TypedDict, total=False):

@@ -45,7 +45,10 @@ _set_private = cast(
 
 # Taken from a type, not from an instance: a field may be called SerializeToString. Every message of
 # upb shares these methods, whatever their stubs say of Empty.
-_serialize = cast("Callable[[PbMessage], bytes]", Empty.SerializePartialToString)
+# Deterministic: entries of a map in the order of their keys, so that equal models give equal bytes.
+_serialize = cast(
+    "Callable[[PbMessage], bytes]", partial(Empty.SerializePartialToString, deterministic=True)
+)
 _parse = cast("Callable[[PbMessage, bytes], int]", Empty.ParseFromString)
 _merge = cast("Callable[[PbMessage, bytes], int]", Empty.MergeFromString)
 _list_fields = cast("Callable[[PbMessage], list[tuple[Any, Any]]]", Empty.ListFields)

@@ -266,7 +266,7 @@ class Api:
 
     Attributes:
         files: Files by path, imports included.
-        targets: Paths of the files to generate code for, in the order they were named.
+        targets: Paths of the files to generate code for, in the order of their paths.
         borrowed: Paths of Google's common schemas that the targets use the messages of, and that
             nobody else generates models for.
         messages: Every message by full name, with the file that declares it.

@@ -6,10 +6,10 @@ import json
 from pathlib import Path
 
 import click
-from protoplane_base import ProtoplaneError
 from rich.console import Console
 from rich.syntax import Syntax
 
+from protoplane_base import ProtoplaneError
 from protoplane_codegen.generate import generate as run
 from protoplane_codegen.generate import render
 from protoplane_codegen.outputs import FAMILIES, Outputs

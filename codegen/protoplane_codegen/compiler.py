@@ -11,8 +11,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSet
-from protoplane_base import MissingExtraError
 
+from protoplane_base import MissingExtraError
 from protoplane_codegen.errors import CompilerError, GenerateError
 
 VALIDATE = "buf/validate/validate.proto"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from protoplane_base import ProtoplaneError
-
 from protoplane_codegen.api import Location
 
 

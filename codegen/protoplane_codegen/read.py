@@ -20,8 +20,8 @@ from google.protobuf.descriptor import (
 )
 from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from google.protobuf.descriptor_pool import DescriptorPool
-from protoplane_base import KeyTemplate
 
+from protoplane_base import KeyTemplate
 from protoplane_codegen.api import (
     Api,
     Default,
@@ -89,7 +89,8 @@ def read(request: CodeGeneratorRequest) -> Api:
     }
     messages = {m.full_name: (f, m) for f in files.values() for m in f.all_messages()}
     enums = {e.full_name: (f, e) for f in files.values() for e in f.all_enums()}
-    targets = tuple(request.file_to_generate)
+    # protoc and buf name them in orders of their own; the output is to be the same.
+    targets = tuple(sorted(request.file_to_generate))
     homes = {name: file.path for name, (file, _) in (*messages.items(), *enums.items())}
     return Api(files, targets, _borrowed(files, targets, homes), messages, enums)
 

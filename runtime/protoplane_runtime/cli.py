@@ -9,6 +9,7 @@ from __future__ import annotations
 from importlib.metadata import EntryPoint, entry_points
 
 import click
+
 from protoplane_base import VERSION, MissingExtraError
 
 

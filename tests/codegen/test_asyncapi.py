@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from jsonschema import Draft7Validator
+from tests.codegen.documents import Schema, objects, references, resolve
 
 from protoplane_codegen.api import Api
 from protoplane_codegen.render.asyncapi import render_asyncapi
@@ -69,7 +69,7 @@ EVENTS = {
 
 
 @cache
-def official() -> Draft7Validator:
+def official() -> Schema:
     """The validator of AsyncAPI 3.0.0, fetched once and kept in `.build/`; skips without npm."""
     import fcntl
 
@@ -86,7 +86,7 @@ def official() -> Draft7Validator:
         member = contents.extractfile(MEMBER)
         assert member is not None
         schema: dict[str, Any] = json.loads(member.read())
-    return Draft7Validator(schema)
+    return Schema(schema, draft=7)
 
 
 def fetch(archive: Path) -> None:
@@ -122,42 +122,24 @@ def news(compile_api: CompileApi) -> dict[str, Any]:
     return render(compile_api(EVENTS))
 
 
-def resolve(document: dict[str, Any], reference: str) -> Any:
-    found: Any = document
-    for part in reference.removeprefix("#/").split("/"):
-        found = found[part]
-    return found
-
-
-def references(node: Any) -> list[str]:
-    if isinstance(node, list):
-        return [reference for each in node for reference in references(each)]
-    if not isinstance(node, dict):
-        return []
-    inner = [reference for each in node.values() for reference in references(each)]
-    own = node.get("$ref")
-    return [own, *inner] if isinstance(own, str) else inner
-
-
 def test_official_schema_accepts(news: dict[str, Any]) -> None:
     official().validate(news)
 
 
 @pytest.mark.parametrize(
-    "spoil",
+    ("where", "spoilt"),
     [
-        lambda news: news.update(asyncapi="2.6.0"),
-        lambda news: news["info"].pop("version"),
-        lambda news: news["operations"]["sendModelLoaded"].update(action="publish"),
-        lambda news: news["channels"]["ModelLoaded"].update(retention="durable"),
-        lambda news: news["components"]["schemas"]["Kind"].update(anyOf={}),
-        lambda news: news["channels"]["ModelLoaded"]["parameters"]["kind"].update(location="kind"),
+        (["asyncapi"], "2.6.0"),
+        (["info"], {"title": "no version"}),
+        (["operations", "send.acme.news.v1.ModelLoaded", "action"], "publish"),
+        (["channels", "acme.news.v1.ModelLoaded", "retention"], "durable"),
+        (["channels", "acme.news.v1.ModelLoaded", "parameters", "kind", "location"], "kind"),
+        (["components", "schemas", "acme.news.v1.Kind", "anyOf"], {}),
     ],
 )
-def test_official_schema_can_refuse(
-    news: dict[str, Any], spoil: Callable[[dict[str, Any]], object]
-) -> None:
-    spoil(news)
+def test_official_schema_can_refuse(news: dict[str, Any], where: list[str], spoilt: Any) -> None:
+    *path, last = where
+    resolve(news, "/".join(path))[last] = spoilt
     assert not official().is_valid(news)
 
 
@@ -179,61 +161,61 @@ def test_info(news: dict[str, Any]) -> None:
 
 def test_channels(news: dict[str, Any]) -> None:
     channels = news["channels"]
+    loaded, tick = channels.values()
     assert {name: channel["address"] for name, channel in channels.items()} == {
-        "ModelLoaded": "acme/{where_to}/models/{kind}",
-        "Outer.Tick": "acme/ticks",
+        "acme.news.v1.ModelLoaded": "acme/{where_to}/models/{kind}",
+        "acme.news.v1.Outer.Tick": "acme/ticks",
     }
-    assert set(channels["ModelLoaded"]["messages"]) == {"ModelLoaded", "ModelDropped"}
-    assert channels["ModelLoaded"]["parameters"] == {
+    assert set(loaded["messages"]) == {"acme.news.v1.ModelLoaded", "acme.news.v1.ModelDropped"}
+    assert loaded["parameters"] == {
         "where_to": {"location": "$message.payload#/whereTo", "description": "Where it went."},
         "kind": {
             "location": "$message.payload#/kind",
             "enum": ["KIND_UNSPECIFIED", "KIND_BIG"],
         },
     }
-    assert "parameters" not in channels["Outer.Tick"]
+    assert "parameters" not in tick
 
 
 def test_messages(news: dict[str, Any]) -> None:
-    messages = news["components"]["messages"]
-    assert messages["ModelLoaded"] == {
+    loaded, dropped, tick = news["components"]["messages"].values()
+    assert loaded == {
         "name": "acme.news.v1.ModelLoaded",
         "title": "ModelLoaded",
         "summary": "A model was loaded",
         "description": "A model was loaded. It is ready.",
         "contentType": "application/json",
-        "payload": {"$ref": "#/components/schemas/ModelLoaded"},
+        "payload": {"$ref": "#/components/schemas/acme.news.v1.ModelLoaded"},
         "x-protoplane-retention": "durable",
     }
-    assert messages["ModelDropped"]["deprecated"] is True
-    assert messages["Outer.Tick"]["x-protoplane-retention"] == "ephemeral"
+    assert dropped["deprecated"] is True
+    assert tick["title"] == "Tick"
+    assert tick["x-protoplane-retention"] == "ephemeral"
 
 
 def test_operations(news: dict[str, Any]) -> None:
     operations = news["operations"]
     assert list(operations) == [
-        "sendModelLoaded",
-        "receiveModelLoaded",
-        "sendModelDropped",
-        "receiveModelDropped",
-        "sendOuter.Tick",
-        "receiveOuter.Tick",
+        f"{action}.acme.news.v1.{name}"
+        for name in ("ModelLoaded", "ModelDropped", "Outer.Tick")
+        for action in ("send", "receive")
     ]
-    send, receive = operations["sendModelDropped"], operations["receiveModelDropped"]
+    send, receive = list(operations.values())[2:4]
+    channel = "#/channels/acme.news.v1.ModelLoaded"
     assert (send["action"], receive["action"]) == ("send", "receive")
-    assert send["channel"] == {"$ref": "#/channels/ModelLoaded"}
-    assert send["messages"] == [{"$ref": "#/channels/ModelLoaded/messages/ModelDropped"}]
+    assert send["channel"] == {"$ref": channel}
+    assert send["messages"] == [{"$ref": f"{channel}/messages/acme.news.v1.ModelDropped"}]
     assert receive["bindings"] == {"http": {"method": "GET", "bindingVersion": "0.3.0"}}
     assert "`GET /events/acme/{where_to}/models/{kind}`" in receive["description"]
 
 
 def test_only_what_events_need(news: dict[str, Any]) -> None:
     assert list(news["components"]["schemas"]) == [
-        "ModelLoaded",
-        "ModelDropped",
-        "Outer.Tick",
-        "Kind",
-        "Part",
+        "acme.news.v1.ModelLoaded",
+        "acme.news.v1.ModelDropped",
+        "acme.news.v1.Outer.Tick",
+        "acme.news.v1.Kind",
+        "acme.news.v1.Part",
         "google.protobuf.Timestamp",
     ]
 
@@ -241,17 +223,10 @@ def test_only_what_events_need(news: dict[str, Any]) -> None:
 def test_no_words_beside_references(news: dict[str, Any]) -> None:
     """Draft 7 overlooks what stands beside a ``$ref``, so nothing does."""
 
-    def lone(node: Any) -> None:
-        if isinstance(node, dict):
-            assert "$ref" not in node or set(node) == {"$ref"}
-            for each in node.values():
-                lone(each)
-        elif isinstance(node, list):
-            for each in node:
-                lone(each)
-
-    lone(news["components"]["schemas"])
-    loaded_at = news["components"]["schemas"]["ModelLoaded"]["properties"]["loadedAt"]
+    for each in objects(news["components"]["schemas"]):
+        assert "$ref" not in each or set(each) == {"$ref"}
+    loaded = news["components"]["schemas"]["acme.news.v1.ModelLoaded"]
+    loaded_at = loaded["properties"]["loadedAt"]
     assert loaded_at["description"] == "When that was."
     assert loaded_at["deprecated"] is True
 
@@ -270,9 +245,8 @@ def test_no_words_beside_references(news: dict[str, Any]) -> None:
     ids=json.dumps,
 )
 def test_payloads(news: dict[str, Any], payload: Any, valid: bool) -> None:
-    schema = Draft7Validator(
-        {**news, "allOf": [news["components"]["messages"]["ModelLoaded"]["payload"]]}
-    )
+    message = news["components"]["messages"]["acme.news.v1.ModelLoaded"]
+    schema = Schema({**news, "allOf": [message["payload"]]}, draft=7)
     assert schema.is_valid(payload) is valid
 
 

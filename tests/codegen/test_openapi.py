@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from jsonschema import Draft202012Validator
 from openapi_spec_validator import validate
 from openapi_spec_validator.validation.exceptions import OpenAPIValidationError
+from tests.codegen.documents import Schema, references, resolve
 
 from protoplane_codegen.api import Api
 from protoplane_codegen.errors import SchemaError
@@ -104,6 +104,7 @@ STORE = {
     message File { string path = 1; bytes data = 2; }
     // A model. With weights.
     message Model { string name = 1; map<string, string> labels = 2; }
+    // A model is there.
     message ModelLoaded {
       option (protoplane.v1.event) = { key: "acme/models/{name}" retention: RETENTION_DURABLE };
       string name = 1;
@@ -122,7 +123,8 @@ def render(api: Api, package: str) -> dict[str, Any]:
     document = render_openapi(api, package)
     assert document is not None
     validate(document)
-    assert not list(dangling(document, document))
+    for reference in references(document):
+        resolve(document, reference)
     ids = [operation["operationId"] for _, _, operation in operations(document)]
     assert len(ids) == len(set(ids))
     return document
@@ -136,22 +138,6 @@ def operations(document: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, A
     for path, item in document["paths"].items():
         for verb, operation in item.items():
             yield path, verb, operation
-
-
-def dangling(node: Any, document: dict[str, Any]) -> Iterator[str]:
-    """References, those in extensions too, that lead nowhere."""
-    if isinstance(node, list):
-        for each in node:
-            yield from dangling(each, document)
-    elif isinstance(node, dict):
-        if isinstance(reference := node.get("$ref"), str):
-            found: Any = document
-            for part in reference.removeprefix("#/").split("/"):
-                found = found.get(part) if isinstance(found, dict) else None
-            if found is None:
-                yield reference
-        for each in node.values():
-            yield from dangling(each, document)
 
 
 def parameters(operation: dict[str, Any], where: str) -> dict[str, dict[str, Any]]:
@@ -220,7 +206,9 @@ def test_get(store: dict[str, Any]) -> None:
     assert "requestBody" not in get
     assert get["responses"]["200"] == {
         "description": "A model",
-        "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Model"}}},
+        "content": {
+            "application/json": {"schema": {"$ref": "#/components/schemas/acme.store.v1.Model"}}
+        },
     }
 
 
@@ -238,7 +226,7 @@ def test_query(store: dict[str, Any]) -> None:
         "since": {"$ref": "#/components/schemas/google.protobuf.Timestamp"},
         "mask": {"$ref": "#/components/schemas/google.protobuf.FieldMask"},
         "limit": {"$ref": "#/components/schemas/google.protobuf.Int64Value"},
-        "kind": {"$ref": "#/components/schemas/Kind"},
+        "kind": {"$ref": "#/components/schemas/acme.store.v1.Kind"},
         "atLeast": {
             "type": ["string", "integer"],
             "format": "uint64",
@@ -263,7 +251,7 @@ def test_body_is_what_the_path_leaves(store: dict[str, Any]) -> None:
     load = store["paths"]["/v1/models/{model_id}:load"]["post"]
     assert load["deprecated"] is True
     assert not parameters(load, "query")
-    schema = Draft202012Validator(body(load))
+    schema = Schema(body(load))
     schema.validate({"force": True, "slot": 1})
     assert not schema.is_valid({"modelId": "x"})
     assert not schema.is_valid({"slot": 1, "device": "x"})
@@ -271,7 +259,7 @@ def test_body_is_what_the_path_leaves(store: dict[str, Any]) -> None:
 
 def test_body_is_one_field(store: dict[str, Any]) -> None:
     update = store["paths"]["/v1/models/{name}"]["patch"]
-    assert body(update) == {"$ref": "#/components/schemas/Model"}
+    assert body(update) == {"$ref": "#/components/schemas/acme.store.v1.Model"}
     assert list(parameters(update, "query")) == ["dryRun"]
 
 
@@ -289,9 +277,9 @@ def test_streamed_replies(store: dict[str, Any]) -> None:
     http = store["paths"]["/v1/files/{path}"]["get"]["responses"]["200"]["content"]
     assert list(http) == ["text/event-stream"]
     events = http["text/event-stream"]["x-protoplane-events"]
-    assert events["message"]["data"] == {"$ref": "#/components/schemas/File"}
+    assert events["message"]["data"] == {"$ref": "#/components/schemas/acme.store.v1.File"}
     assert events["error"]["data"] == {"$ref": "#/components/schemas/Error"}
-    assert "end" in events
+    Schema(events["end"]["data"]).validate({"metadata": {"a": "b"}})
     watch = store["paths"]["/acme.store.v1.ModelStore/Watch"]["post"]
     both = {"application/json", "application/connect+json"}
     assert set(watch["requestBody"]["content"]) == both
@@ -318,7 +306,7 @@ def test_plain_path(store: dict[str, Any]) -> None:
 def test_errors(store: dict[str, Any]) -> None:
     for _, _, operation in operations(store):
         assert operation["responses"]["default"] == {"$ref": "#/components/responses/Error"}
-    schema = Draft202012Validator(store["components"]["schemas"]["Error"])
+    schema = Schema(store["components"]["schemas"]["Error"])
     schema.validate({"code": "invalid_argument", "message": "no"})
     schema.validate({"code": "canceled", "details": [{"type": "a.B", "value": "AA", "debug": {}}]})
     assert not schema.is_valid({"code": "INVALID_ARGUMENT"})
@@ -326,13 +314,17 @@ def test_errors(store: dict[str, Any]) -> None:
 
 
 def test_events(store: dict[str, Any]) -> None:
-    assert list(store["paths"])[-1] == "/events/{key}"
     events = store["paths"]["/events/{key}"]["get"]
-    assert "`acme/models/{name}`: ModelLoaded" in events["description"]
     assert set(parameters(events, "header")) == {"Last-Event-ID"}
     stream = events["responses"]["200"]["content"]["text/event-stream"]["x-protoplane-events"]
-    assert stream["message"]["data"] == {"$ref": "#/components/schemas/ModelLoaded"}
-    assert {"gap", "error"} < set(stream)
+    assert stream["acme.store.v1.ModelLoaded"] == {
+        "summary": "A model is there",
+        "key": "acme/models/{name}",
+        "data": {"$ref": "#/components/schemas/acme.store.v1.ModelLoaded"},
+    }
+    gap = Schema(stream["gap"]["data"])
+    gap.validate({"asked": "1-5", "oldest": None, "next": "1-9"})
+    assert not gap.is_valid({"asked": "1-5"})
 
 
 def test_same_every_time(compile_api: CompileApi) -> None:
@@ -356,13 +348,41 @@ def test_no_version(compile_api: CompileApi) -> None:
 
 def test_own_error_message(compile_api: CompileApi) -> None:
     api = compile_api(
-        service("rpc M(Error) returns (Error);", "message Error { string mine = 1; }")
+        {
+            "x.proto": 'syntax = "proto3"; message Error { string mine = 1; }'
+            "service S { rpc M(Error) returns (Error); }"
+        }
     )
-    document = render(api, "acme.store.v1")
+    document = render(api, "")
     schemas = document["components"]["schemas"]
     assert "mine" in schemas["Error"]["properties"]
     response = document["components"]["responses"]["Error"]["content"]["application/json"]
     assert response["schema"] == {"$ref": "#/components/schemas/Connect-Error"}
+
+
+def test_single_and_spanning_paths_stand_together(compile_api: CompileApi) -> None:
+    api = compile_api(
+        service(
+            """
+            rpc One(X) returns (X) { option (google.api.http).get = "/v1/{name}"; }
+            rpc All(X) returns (X) { option (google.api.http).get = "/v1/{name=**}"; }
+            """,
+            "message X { string name = 1; }",
+        )
+    )
+    assert list(render(api, "acme.store.v1")["paths"]) == ["/v1/{name}", "/v1/{name.all}"]
+
+
+def test_documents_can_be_merged(compile_api: CompileApi, store: dict[str, Any]) -> None:
+    """Two packages never mean different schemas by one name, nor different events."""
+    text = STORE["acme/store/v1/store.proto"]
+    # The annotations are version 1 of their own package.
+    text = text.replace("v1", "v2").replace("protoplane/v2", "protoplane/v1")
+    text = text.replace("protoplane.v2", "protoplane.v1")
+    second = render(compile_api({"acme/store/v2/store.proto": text}), "acme.store.v2")
+    for name, schema in second["components"]["schemas"].items():
+        assert store["components"]["schemas"].get(name, schema) == schema
+    assert set(second["paths"]) & set(store["paths"]) == {"/events/{key}"}
 
 
 def test_operation_ids_stay_apart(compile_api: CompileApi) -> None:
@@ -425,7 +445,9 @@ def test_custom_verbs(compile_api: CompileApi) -> None:
         ('post: "/v1" response_body: "nome"', "nome names no field"),
         ('get: "/taken/{many_x=1}"', "names no field"),
         ('get: "/taken/{other}"', "GET /taken/{other} is bound to S_First already"),
-        ('get: "/events/{name}"', "GET /events/{name} is bound to events already"),
+        ('get: "/events/{name}"', "under /events/ a component publishes its events"),
+        ('get: "/v1/a*"', "'a*' is no segment"),
+        ('get: "/v1/{name=a*}"', "'a*' is no segment"),
     ],
 )
 def test_faults_say_where(compile_api: CompileApi, rule: str, says: str) -> None:
@@ -433,8 +455,7 @@ def test_faults_say_where(compile_api: CompileApi, rule: str, says: str) -> None
         service(
             'rpc First(X) returns (X) { option (google.api.http).get = "/taken/{name}"; }\n'
             f"rpc M(X) returns (X) {{ option (google.api.http) = {{ {rule} }}; }}",
-            'message X { option (protoplane.v1.event).key = "x/{name}";'
-            "string name = 1; repeated string many = 2; string other = 3; }",
+            "message X { string name = 1; repeated string many = 2; string other = 3; }",
         )
     )
     with pytest.raises(SchemaError) as caught:
@@ -453,6 +474,7 @@ def test_faults_say_where(compile_api: CompileApi, rule: str, says: str) -> None
         ("/v1/{a=x/*/y/**}:go", "/v1/x/{a.1}/y/{a.2}:go", ("a",)),
         ("/v1/{a=fixed}", "/v1/fixed", ("a",)),
         ("/v1/*/x/**", "/v1/{segment.1}/x/{segment.2}", ()),
+        ("/v1/*:go", "/v1/{segment.1}:go", ()),
     ],
 )
 def test_path_templates(template: str, path: str, fields: tuple[str, ...]) -> None:

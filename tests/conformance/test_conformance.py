@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 import pytest
-
 from tests.conformance.runner import FAILURE_LIST, Suite, Unavailable, find_suite
 
 SUMMARY = re.compile(

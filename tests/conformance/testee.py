@@ -13,10 +13,11 @@ import importlib
 import struct
 import sys
 import traceback
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
+
+from pydantic import ValidationError
 
 from protoplane_base import DecodeError, Message, message_type
-from pydantic import ValidationError
 
 PACKAGES = (
     "protobuf_test_messages.proto2",
@@ -59,7 +60,7 @@ def answer(request: Any, protocol: Any) -> Any:
 
 def parse(request: Any, protocol: Any) -> Message:
     """The message in the request's payload."""
-    model = message_type(request.message_type)
+    model = cast("type[Message]", message_type(request.message_type))
     if request.WhichOneof("payload") == "protobuf_payload":
         return model.from_bytes(request.protobuf_payload)
     if request.test_category == protocol.JSON_IGNORE_UNKNOWN_PARSING_TEST:

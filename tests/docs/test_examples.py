@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shlex
+import shutil
+import socket
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.request import urlopen
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-FENCE = re.compile(r"^```(\w+)[ \t]*(?:file=(\S+))?[^\n]*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+FENCE = re.compile(r"^```(\w+)[ \t]*(?:file=(\S+)|(server))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +27,7 @@ class Block:
 
     language: str
     file: str
+    role: str
     text: str
 
 
@@ -34,17 +40,22 @@ class Reader:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.servers: list[subprocess.Popen[bytes]] = []
+        # The pages have the default ports, which another test may be using.
+        self.ports = {port: str(free_port()) for port in ("50051", "8080")}
         tools = Path(sys.executable).parent
         self.environment = {
             **os.environ,
             "PATH": f"{tools}{os.pathsep}{os.environ['PATH']}",
-            "PYTHONPATH": str(folder / "generated"),
+            "PYTHONPATH": f"{folder / 'generated'}{os.pathsep}{folder}",
             "PYTHONWARNINGS": "error",
         }
         self.python = ""
 
     def follow(self, block: Block) -> None:
-        if block.file:
+        if block.role == "server":
+            self._serve(block.text.removeprefix("$ "))
+        elif block.file:
             path = self.folder / block.file
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(block.text, encoding="utf-8")
@@ -52,13 +63,36 @@ class Reader:
             self._type(block.text)
         elif block.language == "python":
             # Later examples of a page use what earlier ones made.
-            self.python += block.text
+            self.python += self._ported(block.text)
             self._run([sys.executable, "-c", self.python])
+
+    def leave(self) -> None:
+        for server in self.servers:
+            server.terminate()
+            assert server.wait(30) == 0
+
+    def _serve(self, command: str) -> None:
+        arguments = shlex.split(self._ported(command))
+        self.servers.append(subprocess.Popen(arguments, cwd=self.folder, env=self.environment))
+        until = time.monotonic() + 30
+        while time.monotonic() < until:
+            with (
+                contextlib.suppress(OSError),
+                urlopen(f"http://127.0.0.1:{self.ports['8080']}/readyz", timeout=5),
+            ):
+                return
+            time.sleep(0.1)
+        pytest.fail(f"{command} did not become ready")
+
+    def _ported(self, text: str) -> str:
+        for documented, free in self.ports.items():
+            text = text.replace(documented, free)
+        return text
 
     def _type(self, text: str) -> None:
         for step in re.split(r"^\$ ", text, flags=re.MULTILINE)[1:]:
             command, _, expected = step.partition("\n")
-            output = self._run(shlex.split(command))
+            output = self._run(shlex.split(self._ported(command)))
             assert output == expected, f"{command!r} printed {output!r}, the page says {expected!r}"
 
     def _run(self, command: list[str]) -> str:
@@ -75,8 +109,20 @@ class Reader:
         return done.stdout
 
 
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port: int = server.getsockname()[1]
+        return port
+
+
 @pytest.mark.codegen
-def test_schemas_and_codegen(tmp_path: Path) -> None:
+@pytest.mark.parametrize("page", ["schemas-and-codegen", "serving", "clients"])
+def test_every_example_of_a_page_works(page: str, tmp_path: Path) -> None:
+    if page != "schemas-and-codegen" and shutil.which("curl") is None:
+        pytest.skip("the examples type curl, and there is none on this machine")
     reader = Reader(tmp_path)
-    for block in blocks(ROOT / "docs" / "schemas-and-codegen.md"):
-        reader.follow(block)
+    try:
+        for block in blocks(ROOT / "docs" / f"{page}.md"):
+            reader.follow(block)
+    finally:
+        reader.leave()

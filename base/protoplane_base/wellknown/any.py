@@ -30,12 +30,15 @@ _PREFIX = "type.googleapis.com/"
 _WRAPPED = frozenset(
     f"google.protobuf.{name}"
     for name in [
-        *("Any", "Duration", "Empty", "FieldMask", "Timestamp"),
+        *("Any", "Duration", "FieldMask", "Timestamp"),
         *("Struct", "Value", "ListValue"),
         *("BoolValue", "BytesValue", "DoubleValue", "FloatValue", "StringValue"),
         *("Int32Value", "Int64Value", "UInt32Value", "UInt64Value"),
     ]
 )
+
+
+_EMPTY = "google.protobuf.Empty"
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +113,9 @@ class Any(WellKnown):
             rest = content.keys() - {"value"}
             if "value" not in content or (rest and not ignoring_unknown()):
                 raise PydanticCustomError("any", 'expected only "value" beside "@type"')
+            content = content["value"]
+        elif name == _EMPTY and content.keys() == {"value"}:
+            # Go writes it so; C++, Java and Python write it as any other message.
             content = content["value"]
         extra = "ignore" if ignoring_unknown() else None
         try:

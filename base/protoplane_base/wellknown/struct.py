@@ -7,7 +7,7 @@ null is `NullValue.NULL_VALUE`. Source: the comments of google/protobuf/struct.p
 
 from __future__ import annotations
 
-from math import isfinite
+from math import copysign, isfinite
 from typing import Annotated, Any, ClassVar, TypeAlias, cast
 
 import pydantic
@@ -239,7 +239,10 @@ class ListValue(PlainCodec[list[Any]]):
 
 
 def _number(number: float) -> int | float:
-    return int(number) if number.is_integer() and abs(number) < 2**53 else number
+    if not number.is_integer() or abs(number) >= 2**53:
+        return number
+    # Minus zero is no int.
+    return int(number) if number or copysign(1.0, number) > 0 else number
 
 
 register("google.protobuf.Value", Value)

@@ -77,8 +77,11 @@ class WellKnown:
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        return cs.no_info_plain_validator_function(
+        # In Python mode a dump keeps the value; pydantic would take a dataclass apart.
+        as_it_is = cs.any_schema(serialization=cs.to_string_ser_schema(when_used="json"))
+        return cs.no_info_before_validator_function(
             cls._validate,
+            as_it_is,
             serialization=cs.plain_serializer_function_ser_schema(cls.to_json, when_used="json"),
             metadata={"pydantic_js_functions": [cls._get_json_schema]},
         )

@@ -27,6 +27,7 @@ _RFC3339 = re.compile(
     r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?(?:Z|([+-])(\d\d):(\d\d))",
     re.ASCII,
 )
+_DURATION = r"^-?[0-9]+(\.[0-9]{1,9})?s$"
 _SECONDS = re.compile(r"(-?)(\d+)(?:\.(\d{1,9}))?s", re.ASCII)
 
 
@@ -137,7 +138,7 @@ class Duration(WellKnown):
     nanos: int = 0
 
     __pb__: ClassVar = duration_pb2.Duration
-    _json_schema: ClassVar[JsonSchemaValue] = {"type": "string", "format": "duration"}
+    _json_schema: ClassVar[JsonSchemaValue] = {"type": "string", "pattern": _DURATION}
 
     @classmethod
     def from_seconds(cls, seconds: float) -> Self:

@@ -52,7 +52,7 @@ def declared(files: Iterable[File]) -> Iterator[str]:
 
 
 def prose(doc: str, more: str = "") -> dict[str, str]:
-    """``summary`` and ``description`` of an element with a comment; each only where it adds something.
+    """``summary`` and ``description`` of an element, each only where it adds something.
 
     Args:
         doc: The comment: its first sentence is the summary, the whole the description.

@@ -70,13 +70,13 @@ class Definitions:
 
     Args:
         api: The API.
-        package: The document's own package.
+        package: The document's own package; ``None`` calls all types by their full names.
         at: Where in the document the definitions stand, as the start of a reference.
         siblings: Whether words beside ``$ref`` count; before JSON Schema 2019-09 they did not.
     """
 
     def __init__(
-        self, api: Api, package: str, *, at: str = "#/$defs/", siblings: bool = True
+        self, api: Api, package: str | None, *, at: str = "#/$defs/", siblings: bool = True
     ) -> None:
         self._api = api
         self._package = package

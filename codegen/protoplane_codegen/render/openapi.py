@@ -3,7 +3,8 @@
 A method is found where its ``google.api.http`` bindings put it, and without them at
 ``POST /package.Service/Method``, where the Connect protocol looks for it. Methods that stream only
 replies answer with server-sent events; those that stream requests speak Connect's streaming
-protocol alone. Query parameters have JSON names.
+protocol alone. Query parameters have JSON names. Schemas have the full names of their types, so
+that the documents of several packages can be merged.
 Sources: https://spec.openapis.org/oas/v3.1.1, https://connectrpc.com/docs/protocol,
 the comments of google/api/http.proto.
 """
@@ -13,34 +14,21 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from protoplane_codegen.api import (
-    Api,
-    Field,
-    HttpRule,
-    Message,
-    MessageRef,
-    Method,
-    Service,
-)
+from protoplane_codegen.api import Api, HttpRule, Method, Service
 from protoplane_codegen.errors import SchemaError
+from protoplane_codegen.render.bindings import Binding
 from protoplane_codegen.render.document import declared, info, prose
 from protoplane_codegen.render.jsonschema import Definitions
 from protoplane_codegen.render.responses import (
     CONNECT_STREAM,
+    EVENTS_PATH,
     connect_stream,
     error_response,
     error_schema,
     event_stream,
     published_events,
 )
-from protoplane_codegen.render.transcoding import (
-    PathParameter,
-    PathTemplate,
-    find_field,
-    parse_path,
-    query_fields,
-)
-from protoplane_codegen.render.values import JsonSchema, default_json
+from protoplane_codegen.render.transcoding import PathTemplate
 
 _SCHEMAS = "#/components/schemas/"
 _VERBS = frozenset({"get", "put", "post", "delete", "options", "head", "patch", "trace"})
@@ -79,14 +67,13 @@ class _Document:
             for message in file.all_messages()
             if message.event is not None
         ]
-        self._definitions = Definitions(api, package, at=_SCHEMAS)
+        self._definitions = Definitions(api, None, at=_SCHEMAS)
         self._schemas = self._definitions.collect([*declared(self._files), *self._signatures()])
-        # A hyphen is in no name of a schema.
+        # A message without a package may be called so; a hyphen is in the name of none.
         error = "Connect-Error" if "Error" in self._schemas else "Error"
         self._schemas[error] = error_schema()
         self._error = {"$ref": _SCHEMAS + error}
-        self._paths: dict[str, dict[str, Any]] = {}
-        self._path_names: dict[str, tuple[str, ...]] = {}
+        self._paths = _Paths()
         self._operation_ids: set[str] = set()
 
     @property
@@ -95,22 +82,18 @@ class _Document:
 
     def render(self) -> dict[str, Any]:
         tags = [_tag(service) for service in self._services]
-        streams: dict[str, Any] = {}
-        if self._events:
-            path, operation = published_events(self._events, self._definitions, self._error)
-            streams[path] = {"get": operation}
-            tags.append({"name": "events", "description": "What the component publishes."})
-            # A method on this path would collide, so it is taken before theirs, and shown last.
-            self._paths.update(streams)
-            self._path_names[parse_path(path).shape] = ("key",)
         for service in self._services:
             for method in service.methods:
                 self._add_method(service, method)
+        paths = self._paths.items
+        if self._events:
+            tags.append({"name": "events", "description": "What the component publishes."})
+            paths[EVENTS_PATH] = {"get": published_events(self._events, self._definitions)}
         return {
             "openapi": "3.1.1",
             "info": info(self._package, self._files),
             "tags": tags,
-            "paths": {p: item for p, item in self._paths.items() if p not in streams} | streams,
+            "paths": paths,
             "components": {
                 "schemas": self._schemas,
                 "responses": {"Error": error_response(self._error)},
@@ -124,37 +107,57 @@ class _Document:
                 yield method.response.full_name
 
     def _add_method(self, service: Service, method: Method) -> None:
+        # A request that is a stream has no place in a body of plain JSON, nor in a path.
         rules = [rule for rule in method.http if rule.path and not method.client_streaming]
         if not rules:
             path = PathTemplate(f"/{service.full_name}/{method.name}", (), ())
-            self._add(path, "post", method, self._connect_operation(service, method))
+            self._paths.add(path, "post", method, self._connect_operation(service, method))
         for rule in rules:
-            path = self._path(method, rule)
-            verb = rule.verb.lower()
-            operation = self._http_operation(service, method, rule, path)
-            if verb == "*":
-                verb = "post" if rule.body else "get"
-                operation["description"] = "\n\n".join(
-                    filter(None, [operation.get("description"), "Any HTTP method will do."])
-                )
-            self._add(path, verb if verb in _VERBS else f"x-{verb}", method, operation)
+            self._add_binding(service, method, rule)
 
-    def _add(
-        self, path: PathTemplate, verb: str, method: Method, operation: dict[str, Any]
-    ) -> None:
-        names = tuple(parameter.name for parameter in path.parameters)
-        item = self._paths.setdefault(
-            path.renamed(self._path_names.setdefault(path.shape, names)), {}
+    def _add_binding(self, service: Service, method: Method, rule: HttpRule) -> None:
+        binding = Binding(self._api, self._definitions, method, rule)
+        verb = rule.verb.lower()
+        note = ""
+        if verb == "*":
+            verb, note = "post" if rule.body else "get", "Any HTTP method will do."
+        operation = self._operation(service, method, note)
+        if parameters := binding.parameters(self._paths.names(binding.path)):
+            operation["parameters"] = parameters
+        if body := binding.body():
+            operation["requestBody"] = {
+                "required": True,
+                "content": {"application/json": {"schema": body}},
+            }
+        content = {"application/json": {"schema": binding.reply()}}
+        if method.server_streaming:
+            content = {"text/event-stream": event_stream(binding.reply(), self._error)}
+        operation["responses"] = self._responses(method, content)
+        # An HTTP method that OpenAPI does not know has its place among the extensions.
+        self._paths.add(binding.path, verb if verb in _VERBS else f"x-{verb}", method, operation)
+
+    def _connect_operation(self, service: Service, method: Method) -> dict[str, Any]:
+        request = self._definitions.reference(method.request.full_name)
+        reply = self._definitions.reference(method.response.full_name)
+        operation = self._operation(
+            service, method, _NO_PLAIN_JSON if method.client_streaming else ""
         )
-        if verb in item:
-            raise SchemaError(
-                method.location,
-                f"{verb.upper()} {path.path} is bound to {item[verb]['operationId']} already",
-                "give one of them another path",
-            )
-        item[verb] = operation
+        body: dict[str, Any] = {}
+        content: dict[str, Any] = {}
+        if not method.client_streaming:
+            body["application/json"] = {"schema": request}
+            if method.server_streaming:
+                content["text/event-stream"] = event_stream(reply, self._error)
+            else:
+                content["application/json"] = {"schema": reply}
+        if method.client_streaming or method.server_streaming:
+            body[CONNECT_STREAM] = connect_stream(request)
+            content[CONNECT_STREAM] = connect_stream(reply)
+        operation["requestBody"] = {"required": True, "content": body}
+        operation["responses"] = self._responses(method, content)
+        return operation
 
-    def _operation(self, service: Service, method: Method, more: str = "") -> dict[str, Any]:
+    def _operation(self, service: Service, method: Method, note: str) -> dict[str, Any]:
         base = name = f"{service.name}_{method.name}"
         count = 1
         while name in self._operation_ids:
@@ -164,7 +167,7 @@ class _Document:
         operation: dict[str, Any] = {
             "tags": [service.name],
             "operationId": name,
-            **prose(method.doc, more),
+            **prose(method.doc, note),
         }
         if method.deprecated or service.deprecated:
             operation["deprecated"] = True
@@ -172,155 +175,46 @@ class _Document:
             operation["x-protoplane-idempotency"] = method.idempotency
         return operation
 
-    def _connect_operation(self, service: Service, method: Method) -> dict[str, Any]:
-        request = self._definitions.reference(method.request.full_name)
-        reply = self._definitions.reference(method.response.full_name)
-        streams = method.client_streaming or method.server_streaming
-        content = {
-            **({} if method.client_streaming else {"application/json": {"schema": request}}),
-            **({CONNECT_STREAM: connect_stream(request)} if streams else {}),
-        }
-        return {
-            **self._operation(service, method, _NO_PLAIN_JSON if method.client_streaming else ""),
-            "requestBody": {"required": True, "content": content},
-            "responses": self._responses(method, reply, connect=True),
-        }
-
-    def _http_operation(
-        self, service: Service, method: Method, rule: HttpRule, path: PathTemplate
-    ) -> dict[str, Any]:
-        request = self._message(method.request)
-        operation = self._operation(service, method)
-        parameters = [
-            *self._path_parameters(request, path),
-            *self._query_parameters(request, rule, path),
-        ]
-        if parameters:
-            operation["parameters"] = parameters
-        if rule.body:
-            operation["requestBody"] = {
-                "required": True,
-                "content": {"application/json": {"schema": self._body(method, rule, path)}},
-            }
-        reply = self._definitions.reference(method.response.full_name)
-        if rule.response_body:
-            field = self._named(method, self._message(method.response), rule.response_body)
-            reply = self._definitions.field(field, described=False)
-        operation["responses"] = self._responses(method, reply, connect=False)
-        return operation
-
-    def _path(self, method: Method, rule: HttpRule) -> PathTemplate:
-        try:
-            path = parse_path(rule.path)
-        except ValueError as error:
-            raise SchemaError(
-                method.location,
-                f"the path {rule.path!r} of {method.name}: {error}",
-                "write it as in /v1/models/{model_id} or /v1/{name=models/*}",
-            ) from error
-        for name in path.fields:
-            field = self._named(method, self._message(method.request), name)
-            if isinstance(field.type, MessageRef) or field.presence in ("repeated", "map"):
-                raise SchemaError(
-                    method.location,
-                    f"the path {rule.path!r} of {method.name}: {name} is no single scalar or enum",
-                    "name a field that is one",
-                )
-        return path
-
-    def _path_parameters(self, request: Message, path: PathTemplate) -> Iterator[dict[str, Any]]:
-        names = tuple(parameter.name for parameter in path.parameters)
-        names = self._path_names.setdefault(path.shape, names)
-        for name, parameter in zip(names, path.parameters, strict=True):
-            yield self._path_parameter(request, name, parameter)
-
-    def _path_parameter(
-        self, request: Message, name: str, parameter: PathParameter
-    ) -> dict[str, Any]:
-        schema: JsonSchema = {"type": "string"}
-        notes: list[str] = []
-        if parameter.field:
-            field = find_field(self._api, request, parameter.field)
-            assert field is not None
-            notes.append(field.doc)
-            if parameter.whole == f"{{{parameter.name}}}":
-                schema = self._definitions.field(field, described=False)
-                if name != parameter.field:
-                    notes.append(f"The field `{parameter.field}`.")
-            else:
-                notes.append(f"A part of `{parameter.field}`, which is `{parameter.whole}`.")
-        if parameter.spans:
-            notes.append("May span several segments; its slashes are not escaped.")
-        described = "\n\n".join(filter(None, notes))
-        return {
-            "name": name,
-            "in": "path",
-            "required": True,
-            **({"description": described} if described else {}),
-            "schema": schema,
-        }
-
-    def _query_parameters(
-        self, request: Message, rule: HttpRule, path: PathTemplate
-    ) -> Iterator[dict[str, Any]]:
-        if rule.body == "*":
-            return
-        for name, field in query_fields(self._api, request, {*path.fields, rule.body}):
-            yield {
-                "name": name,
-                "in": "query",
-                **({"description": field.doc} if field.doc else {}),
-                **({"required": True} if field.presence == "required" and "." not in name else {}),
-                **({"deprecated": True} if field.deprecated else {}),
-                "schema": self._query_schema(field),
-            }
-
-    def _query_schema(self, field: Field) -> JsonSchema:
-        if isinstance(field.type, MessageRef):
-            # Without the null that a wrapper may be elsewhere.
-            return self._definitions.reference(field.type.full_name)
-        schema = self._definitions.field(field, described=False)
-        if field.default is not None:
-            schema["default"] = default_json(field.type, field.default)
-        return schema
-
-    def _body(self, method: Method, rule: HttpRule, path: PathTemplate) -> JsonSchema:
-        request = self._message(method.request)
-        if rule.body != "*":
-            return self._definitions.field(self._named(method, request, rule.body), described=False)
-        bound = {name for name in path.fields if "." not in name}
-        if bound:
-            return self._definitions.object(request, without=bound)
-        return self._definitions.reference(request.full_name)
-
-    def _responses(self, method: Method, reply: JsonSchema, *, connect: bool) -> dict[str, Any]:
-        message = self._message(method.response)
-        content: dict[str, Any] = {}
-        if not method.client_streaming and method.server_streaming:
-            content["text/event-stream"] = event_stream(reply, self._error)
-        if connect and (method.client_streaming or method.server_streaming):
-            content[CONNECT_STREAM] = connect_stream(reply)
+    def _responses(self, method: Method, content: dict[str, Any]) -> dict[str, Any]:
+        message = self._api.messages[method.response.full_name][1]
         return {
             "200": {
                 "description": prose(message.doc).get("summary", message.name),
-                "content": content or {"application/json": {"schema": reply}},
+                "content": content,
             },
             "default": {"$ref": "#/components/responses/Error"},
         }
 
-    def _message(self, reference: MessageRef) -> Message:
-        return self._api.messages[reference.full_name][1]
 
-    def _named(self, method: Method, message: Message, path: str) -> Field:
-        field = find_field(self._api, message, path)
-        if field is None:
-            known = ", ".join(field.name for field in message.fields) or "none"
+class _Paths:
+    """Path items, one for each shape of a path."""
+
+    def __init__(self) -> None:
+        self.items: dict[str, dict[str, Any]] = {}
+        self._names: dict[str, tuple[str, ...]] = {}
+
+    def names(self, path: PathTemplate) -> tuple[str, ...]:
+        """Names of a path's parameters: those of the first path of its shape."""
+        names = tuple(parameter.name for parameter in path.parameters)
+        if path.shape not in self._names and path.renamed(names) in self.items:
+            # The two differ in what may span segments, which OpenAPI cannot say.
+            names = tuple(f"{p.name}.{'all' if p.spans else '1'}" for p in path.parameters)
+        return self._names.setdefault(path.shape, names)
+
+    def add(self, path: PathTemplate, verb: str, method: Method, operation: dict[str, Any]) -> None:
+        """Add an operation.
+
+        Raises:
+            SchemaError: There is one already.
+        """
+        item = self.items.setdefault(path.renamed(self.names(path)), {})
+        if verb in item:
             raise SchemaError(
                 method.location,
-                f"the HTTP binding of {method.name}: {path} names no field of {message.full_name}",
-                f"its fields are: {known}",
+                f"{verb.upper()} {path.path} is bound to {item[verb]['operationId']} already",
+                "give one of them another path",
             )
-        return field
+        item[verb] = operation
 
 
 def _tag(service: Service) -> dict[str, Any]:

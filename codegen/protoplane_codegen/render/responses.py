@@ -1,30 +1,56 @@
 """OpenAPI objects for what the HTTP door answers beside plain JSON: streams, events and errors.
 
 OpenAPI 3.1 has no words for the parts of a stream, so they stand under ``x-protoplane-events``: the
-``data`` of each kind of server-sent event, by the event's name.
+``data`` of each kind of server-sent event, by the event's type.
 Sources: https://html.spec.whatwg.org/multipage/server-sent-events.html,
 https://connectrpc.com/docs/protocol.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from protoplane_base import Code
-
 from protoplane_codegen.api import Message
+from protoplane_codegen.render.document import prose
 from protoplane_codegen.render.jsonschema import Definitions
 from protoplane_codegen.render.values import JsonSchema
 
 CONNECT_STREAM = "application/connect+json"
 """Media type of Connect's streaming protocol with messages in JSON."""
 
+EVENTS_PATH = "/events/{key}"
+"""Path of the stream of published events; whatever else is under it cannot be reached."""
+
 _ENVELOPES = (
     "Envelopes of Connect's streaming protocol: a byte of flags, the length in four bytes (the "
     "most significant first), and the JSON of one message. The last one of a reply has flag 2 and "
     "holds, where the call failed, its error."
 )
+_EVENT_ID: JsonSchema = {"type": "string", "pattern": "^[0-9]+-[0-9]+$"}
+_END: JsonSchema = {
+    "type": "object",
+    "properties": {
+        "metadata": {
+            "description": "Trailing metadata, where there is any.",
+            "type": "object",
+            "additionalProperties": {"type": "string"},
+        }
+    },
+}
+_GAP: JsonSchema = {
+    "type": "object",
+    "properties": {
+        "asked": {**_EVENT_ID, "description": "The event to read on from."},
+        "oldest": {
+            "description": "The oldest event that is still kept.",
+            "anyOf": [_EVENT_ID, {"type": "null"}],
+        },
+        "next": {**_EVENT_ID, "description": "The next event that will be read."},
+    },
+    "required": ["asked", "oldest", "next"],
+}
 
 
 def connect_stream(message: JsonSchema) -> dict[str, Any]:
@@ -39,57 +65,38 @@ def event_stream(message: JsonSchema, error: JsonSchema) -> dict[str, Any]:
         "where the call failed.",
         {
             "message": {"description": "One message of the reply.", "data": message},
-            "end": {
-                "description": "The reply is complete.",
-                "data": {"type": "object"},
-            },
-            "error": {
-                "description": "The call failed; nothing follows.",
-                "data": error,
-            },
+            "end": {"description": "The reply is complete.", "data": _END},
+            "error": {"description": "The call failed; nothing follows.", "data": error},
         },
     )
 
 
-def published_events(
-    messages: Sequence[Message], definitions: Definitions, error: JsonSchema
-) -> tuple[str, dict[str, Any]]:
-    """Path and operation of the stream of a component's published events.
+def published_events(messages: Sequence[Message], definitions: Definitions) -> dict[str, Any]:
+    """Operation of the stream of a component's published events, which is at `EVENTS_PATH`.
 
     Args:
-        messages: The events; at least one.
+        messages: The events.
         definitions: Where their schemas are.
-        error: Schema of an error.
     """
-    schemas = [definitions.reference(message.full_name) for message in messages]
-    keys = "\n".join(
-        f"- `{message.event.key}`: {definitions.name(message.full_name)}"
+    events = {
+        message.full_name: {
+            **prose(message.doc),
+            "key": message.event.key,
+            "data": definitions.reference(message.full_name),
+        }
         for message in messages
         if message.event is not None
-    )
+    }
+    gap = {"description": "Events that the reader wanted are no longer kept.", "data": _GAP}
     stream = _event_stream(
-        "Server-sent events: one for each published event, its `id` the event's position in the "
-        "log.",
-        {
-            "message": {
-                "description": "An event whose key matches.",
-                "data": schemas[0] if len(schemas) == 1 else {"anyOf": schemas},
-            },
-            "gap": {
-                "description": "Events that the reader asked for are no longer kept; says which.",
-                "data": {"type": "object"},
-            },
-            "error": {
-                "description": "The subscription failed; nothing follows.",
-                "data": error,
-            },
-        },
+        "Server-sent events. Each published event has its place in the log as `id`, its message "
+        "type as `event`, and its key as `key`, a field of our own.",
+        {**events, "gap": gap},
     )
-    operation = {
+    return {
         "tags": ["events"],
         "operationId": "events",
         "summary": "Subscribe to events",
-        "description": f"Streams events as they are published. Their keys are:\n\n{keys}",
         "parameters": [
             {
                 "name": "key",
@@ -101,10 +108,17 @@ def published_events(
                 "schema": {"type": "string", "minLength": 1},
             },
             {
+                "name": "after",
+                "in": "query",
+                "description": "Where to begin: after the event of this `id`, at the `earliest` "
+                "one that is kept, or `now`.",
+                "schema": {"anyOf": [{"enum": ["earliest", "now"]}, _EVENT_ID], "default": "now"},
+            },
+            {
                 "name": "Last-Event-ID",
                 "in": "header",
-                "description": "The `id` of the last event received: the stream goes on after it.",
-                "schema": {"type": "string"},
+                "description": "The `id` of the last event received, which goes before `after`.",
+                "schema": _EVENT_ID,
             },
         ],
         "responses": {
@@ -112,7 +126,6 @@ def published_events(
             "default": {"$ref": "#/components/responses/Error"},
         },
     }
-    return "/events/{key}", operation
 
 
 def error_response(error: JsonSchema) -> dict[str, Any]:
@@ -128,6 +141,22 @@ def error_response(error: JsonSchema) -> dict[str, Any]:
 
 def error_schema() -> JsonSchema:
     """Schema of an error in the Connect protocol."""
+    detail: JsonSchema = {
+        "type": "object",
+        "properties": {
+            "type": {
+                "description": "Full name of a message, such as google.rpc.BadRequest.",
+                "type": "string",
+            },
+            "value": {
+                "description": "That message in protobuf's wire format, in base64 without padding.",
+                "type": "string",
+                "contentEncoding": "base64",
+            },
+            "debug": {"description": "The message's JSON, where it is known."},
+        },
+        "required": ["type", "value"],
+    }
     return {
         "title": "Error",
         "description": "Why a call failed, as the Connect protocol says it.",
@@ -142,31 +171,15 @@ def error_schema() -> JsonSchema:
             "details": {
                 "description": "What a program may want to know beside it.",
                 "type": "array",
-                "items": {
-                    "type": "object",
-                    "properties": {
-                        "type": {
-                            "description": "Full name of a message, such as google.rpc.BadRequest.",
-                            "type": "string",
-                        },
-                        "value": {
-                            "description": "That message in the protobuf wire format; base64 "
-                            "without padding.",
-                            "type": "string",
-                            "contentEncoding": "base64",
-                        },
-                        "debug": {"description": "The message's JSON, where it is known."},
-                    },
-                    "required": ["type", "value"],
-                },
+                "items": detail,
             },
         },
         "required": ["code"],
     }
 
 
-def _event_stream(description: str, events: dict[str, Any]) -> dict[str, Any]:
+def _event_stream(description: str, events: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "schema": {"type": "string", "description": description},
-        "x-protoplane-events": events,
+        "x-protoplane-events": dict(events),
     }

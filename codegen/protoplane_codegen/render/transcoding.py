@@ -14,6 +14,8 @@ from protoplane_codegen.render.wellknown import TEXTUAL, WELL_KNOWN, WRAPPERS
 
 _TOKEN = re.compile(r"\{([A-Za-z_][\w.]*)(?:=([^{}]*))?\}|\*\*?", re.ASCII)
 _WILDCARD = re.compile(r"\*\*?")
+_PARAMETER = re.compile(r"\{[^}]*\}")
+_VERB = re.compile(r":[^/{}]*$")
 # A query names fields by hand; nobody writes one this deep, and types that lead to each other in
 # a circle would otherwise fill pages.
 _QUERY_DEPTH = 4
@@ -53,12 +55,13 @@ class PathTemplate:
     @property
     def shape(self) -> str:
         """The path without names: paths of one shape are the same path in OpenAPI."""
-        return re.sub(r"\{[^}]*\}", "{}", self.path)
+        spans = iter(self.parameters)
+        return _PARAMETER.sub(lambda _: "{**}" if next(spans).spans else "{}", self.path)
 
     def renamed(self, names: tuple[str, ...]) -> str:
         """The path with other names for its parameters."""
         given = iter(names)
-        return re.sub(r"\{[^}]*\}", lambda _: "{" + next(given) + "}", self.path)
+        return _PARAMETER.sub(lambda _: f"{{{next(given)}}}", self.path)
 
 
 def parse_path(template: str) -> PathTemplate:
@@ -72,6 +75,9 @@ def parse_path(template: str) -> PathTemplate:
     rest = _TOKEN.sub("", template)
     if "{" in rest or "}" in rest:
         raise ValueError("its braces do not match, or do not hold a field")
+    for segment in re.split(r"[/={}]", _VERB.sub("", template)):
+        if "*" in segment and segment not in ("*", "**"):
+            raise ValueError(f"{segment!r} is no segment")
     parameters: list[PathParameter] = []
     fields: list[str] = []
 
@@ -123,22 +129,22 @@ def query_fields(api: Api, message: Message, bound: Collection[str]) -> Iterator
         message: The request.
         bound: Paths of schema names that the path and the body carry.
     """
-    yield from _query_fields(api, message, bound, "", "", ())
+    yield from _query_fields(api, message, bound, (), ())
 
 
 def _query_fields(
     api: Api,
     message: Message,
     bound: Collection[str],
-    at: str,
-    prefix: str,
+    parents: tuple[Field, ...],
     around: tuple[str, ...],
 ) -> Iterator[tuple[str, Field]]:
     around = (*around, message.full_name)
     for field in message.fields:
-        path, name = at + field.name, prefix + field.json_name
-        if path in bound or field.presence == "map":
+        fields = (*parents, field)
+        if ".".join(each.name for each in fields) in bound or field.presence == "map":
             continue
+        name = ".".join(each.json_name for each in fields)
         if isinstance(field.type, Scalar | EnumRef):
             yield name, field
             continue
@@ -147,6 +153,5 @@ def _query_fields(
             continue
         if full_name in TEXTUAL or full_name in WRAPPERS:
             yield name, field
-        elif full_name not in WELL_KNOWN and full_name not in around and len(around) < _QUERY_DEPTH:
-            inner = api.messages[full_name][1]
-            yield from _query_fields(api, inner, bound, f"{path}.", f"{name}.", around)
+        elif full_name not in WELL_KNOWN and full_name not in around and len(fields) < _QUERY_DEPTH:
+            yield from _query_fields(api, api.messages[full_name][1], bound, fields, around)

@@ -87,7 +87,7 @@ def default_json(type_: object, default: Default) -> str | int | float | bool:
 
 def _integer_schema(name: ScalarName, constraints: Constraints) -> JsonSchema:
     low, high = _RANGES[name]
-    rules = dict(_number_rules(constraints))
+    rules: dict[str, Any] = dict(_number_rules(constraints))
     if not rules.keys() & {"minimum", "exclusiveMinimum"}:
         rules["minimum"] = low
     if not rules.keys() & {"maximum", "exclusiveMaximum"}:

@@ -28,7 +28,7 @@ class EventId:
             ValueError: The text has another form.
         """
         epoch, dash, sequence = text.partition("-")
-        if not (dash and epoch.isascii() and epoch.isdigit() and sequence.isdigit()):
+        if not (dash and text.isascii() and epoch.isdigit() and sequence.isdigit()):
             raise ValueError(f"{text!r} is no event id; one looks like 1-42")
         return cls(int(epoch), int(sequence))
 

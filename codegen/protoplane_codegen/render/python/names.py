@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from protoplane_base import Client, Message, OpenEnum, ProtoEnum, Service
-
 from protoplane_codegen.api import Api, Enum, File
 from protoplane_codegen.api import Message as MessageModel
 from protoplane_codegen.api import Service as ServiceModel
@@ -137,11 +136,16 @@ class Names:
         self._scopes: dict[str, Mapping[str, str]] = {}
 
     @cached_property
+    def _sorted_files(self) -> tuple[File, ...]:
+        """Files by path: a request may have them in any order that has dependencies first."""
+        return tuple(file for _, file in sorted(self._api.files.items()))
+
+    @cached_property
     def files(self) -> Mapping[str, FileNames]:
         """Names of each file by its path."""
         result: dict[str, FileNames] = {}
         taken: set[str] = set()
-        for file in self._api.files.values():
+        for file in self._sorted_files:
             module = file_module(file.path)
             package = package_module(file.package) if file.package else module
             folder, _, stem = module.rpartition(".")
@@ -160,7 +164,7 @@ class Names:
     def _top_level(self) -> Mapping[str, Mapping[str, str]]:
         """Class names in each package, by name in the schema; clients by `_client_key`."""
         wanted: dict[str, dict[str, str]] = {}
-        files = self._api.files.values()
+        files = self._sorted_files
         for file in files:
             names = wanted.setdefault(self.files[file.path].package, {})
             for name in file.declared:

@@ -7,9 +7,10 @@ from functools import cache
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from protoplane_base import GENERATED_FORMAT, VERSION
 
-from protoplane_codegen.api import Api, Enum, Field, File, Message, Service
+from protoplane_base import GENERATED_FORMAT, VERSION
+from protoplane_codegen.api import Api, Enum, Field, File, Location, Message, Service
+from protoplane_codegen.errors import SchemaError
 from protoplane_codegen.render.python.names import Names, allocate
 from protoplane_codegen.render.python.text import call, docstring, entry, literal
 from protoplane_codegen.render.python.types import Types
@@ -22,8 +23,12 @@ def render_python(api: Api) -> dict[str, str]:
 
     Returns:
         Contents by path, relative to the output folder; the same for the same API.
+
+    Raises:
+        SchemaError: Two schemas would be one module, or two packages one package.
     """
     names = Names(api)
+    _check_modules(api, names)
     files: dict[str, str] = {}
     packages: dict[str, list[File]] = {}
     for path in (*api.targets, *api.borrowed):
@@ -47,6 +52,32 @@ def render_python(api: Api) -> dict[str, str]:
     return files
 
 
+def _check_modules(api: Api, names: Names) -> None:
+    modules: dict[str, File] = {}
+    packages: dict[str, File] = {}
+    for path in api.targets:
+        file, python = api.files[path], names.files[path]
+        first = modules.setdefault(python.pb2, file)
+        if first is not file:
+            raise SchemaError(
+                Location(path),
+                f"this schema and {first.path} would both be the Python module {python.pb2}",
+                "rename one of the two files",
+            )
+        first = packages.setdefault(python.package, file)
+        if first.package != file.package or (first is not file and not file.package):
+            raise SchemaError(
+                Location(path),
+                f"{_package_of(file)} and {_package_of(first)} of {first.path} would both be the "
+                f"Python package {python.package}",
+                "rename one of them",
+            )
+
+
+def _package_of(file: File) -> str:
+    return f"package {file.package}" if file.package else "the schema without a package"
+
+
 @cache
 def _environment() -> Environment:
     environment = Environment(
@@ -59,8 +90,8 @@ def _environment() -> Environment:
     )
     environment.filters["docstring"] = docstring
     environment.filters["literal"] = literal
-    environment.globals["call"] = call
-    environment.globals["entry"] = entry
+    functions: dict[str, Any] = {"call": call, "entry": entry}
+    environment.globals.update(functions)
     return environment
 
 

@@ -24,9 +24,11 @@ def literal(value: Any) -> str:
 
 def docstring(text: str, indent: int = 4) -> str:
     """A docstring with its quotes, for code that is indented by ``indent``."""
-    body = text.strip().replace("\\", "\\\\").replace('"""', '\\"\\"\\"')
-    if body.endswith('"'):
-        body = body[:-1] + '\\"'
+    bare = text.strip()
+    start = bare.rstrip('"')
+    # All quotes at the end, as one of them would end it too early.
+    body = start.replace("\\", "\\\\").replace('"""', '\\"\\"\\"')
+    body += '\\"' * (len(bare) - len(start))
     if "\n" not in body:
         return f'"""{body}"""'
     pad = " " * indent

@@ -28,9 +28,6 @@ _SCALAR_ALIAS = {
     "string": "String",
     "bytes": "Bytes",
 }
-_KEY_ALIAS = {name: f"_base.{alias}" for name, alias in _SCALAR_ALIAS.items()} | {
-    "bool": "_base.BoolKey"
-}
 _SCALAR_DEFAULT = {
     "double": "0.0",
     "float": "0.0",
@@ -154,7 +151,7 @@ class Types:
             field.type, None if field.presence == "map" else field.constraints, within=message
         )
         if field.presence == "map":
-            key = _KEY_ALIAS[field.key.name] if field.key else ""
+            key = f"_base.{_SCALAR_ALIAS[field.key.name]}" if field.key else ""
             return _bounded(f"_base.Map[{key}, {value}]", field.constraints)
         if field.type == _VALUE:
             return "_base.OptionalValue"

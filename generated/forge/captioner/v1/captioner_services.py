@@ -78,8 +78,8 @@ class CaptionerService(_base.Service):
         ctx: _base.Context,
     ) -> _base.AsyncIterator[_captioner_models.CaptionChunk]:
         """Streams a caption for a prompt, one chunk a word, as the words are made."""
-        raise _base.unimplemented(_CaptionerService_Caption)
-        yield  # Makes it the async generator that an implementation is.
+        async for response in _base.unimplemented_stream(_CaptionerService_Caption):
+            yield response
 
     async def list_styles(
         self,
@@ -103,8 +103,8 @@ class CaptionerService(_base.Service):
         ctx: _base.Context,
     ) -> _base.AsyncIterator[_captioner_models.ConverseResponse]:
         """Answers each line of a conversation as it comes."""
-        raise _base.unimplemented(_CaptionerService_Converse)
-        yield  # Makes it the async generator that an implementation is.
+        async for response in _base.unimplemented_stream(_CaptionerService_Converse):
+            yield response
 
 
 class CaptionerClient(_base.Client):

@@ -1,0 +1,36 @@
+"""Every door against its bare peer, in one run: gRPC, JSON over HTTP, and events.
+
+What is measured, and against whom, stands in ``doors_grpc.py`` and ``doors_http.py``.
+
+    python bench/doors.py [--json] [--full]
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+import doors_grpc
+import doors_http
+from report import print_report
+
+
+def main() -> None:
+    """Measure and print."""
+    full = "--full" in sys.argv
+    parts = (
+        doors_grpc.grpc_calls(full=full),
+        doors_http.json_calls(full=full),
+        doors_http.event_deliveries(full=full),
+    )
+    print_report(
+        "doors",
+        [row for rows, _ in parts for row in rows],
+        [claim for _, claims in parts for claim in claims],
+        sorted({*doors_grpc.PACKAGES, *doors_http.PACKAGES}),
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,112 @@
+"""``protoplane listen``."""
+
+from __future__ import annotations
+
+import json
+from contextlib import aclosing
+from pathlib import Path
+from typing import Any, cast
+
+import click
+from rich.console import Console
+from rich.text import Text
+
+from protoplane_client.commands.options import DEFAULT_HTTP, tls_of, tls_options
+from protoplane_client.plane import connect
+from protoplane_client.subscription import Received, Reconnect
+from protoplane_client.tls import Tls
+from protoplane_runtime import terminal
+from protoplane_runtime.engines.interface import EventId, Gap, Start
+
+_EXAMPLE = """
+\b
+Examples:
+  protoplane listen 'forge/captions/*'
+  protoplane listen '**' --at http://127.0.0.1:8080 --after earliest --json
+"""
+
+
+@click.command(epilog=_EXAMPLE)
+@click.argument("key_expression")
+@click.option("--at", "url", default=DEFAULT_HTTP, show_default=True, help="HTTP door to ask.")
+@click.option("--after", metavar="ID", help="Continue behind this event; 'earliest' for all.")
+@click.option("--count", type=click.IntRange(min=1), help="Exit after so many events.")
+@click.option("--json", "plain", is_flag=True, help="Print JSON lines also on a terminal.")
+@tls_options
+def listen(
+    *,
+    key_expression: str,
+    url: str,
+    after: str | None,
+    count: int | None,
+    plain: bool,
+    tls_ca: Path | None,
+    tls_cert: Path | None,
+    tls_key: Path | None,
+) -> None:
+    """Print the events that KEY_EXPRESSION matches, until Ctrl-C.
+
+    A key is a path; * stands for one segment and ** for any number. A lost connection is taken up
+    again where it broke off.
+    """
+    if after is not None and after != "earliest":
+        try:
+            EventId.parse(after)
+        except ValueError as error:
+            raise click.BadParameter(str(error), param_hint="--after") from error
+    tls = tls_of(tls_ca, tls_cert, tls_key)
+    terminal.run(_listen(url, key_expression, after=after, count=count, plain=plain, tls=tls))
+
+
+async def _listen(
+    url: str,
+    key_expression: str,
+    *,
+    after: str | None,
+    count: int | None,
+    plain: bool,
+    tls: Tls | None,
+) -> None:
+    start = Start.EARLIEST if after == "earliest" else after
+    async with connect(url, tls=tls) as plane:
+        events = plane.subscribe(key_expression, after=start, on_reconnect=_lost)
+        async with aclosing(cast("Any", events)) as stream:
+            seen = 0
+            async for event in stream:
+                _show(event, plain)
+                seen += 1
+                if seen == count:
+                    return
+
+
+def _lost(word: Reconnect) -> None:
+    line = f"{word.reason}; trying again in {word.delay_s:.1f} s"
+    Console(stderr=True).print(Text(line, "yellow"), soft_wrap=True)
+
+
+def _show(event: Received | Gap, plain: bool) -> None:
+    if isinstance(event, Gap):
+        gap = {
+            "gap": {
+                "asked": str(event.asked),
+                "oldest": None if event.oldest is None else str(event.oldest),
+                "next": str(event.next),
+            }
+        }
+        if plain or not terminal.is_terminal():
+            click.echo(json.dumps(gap))
+        else:
+            Console().print(
+                Text(f"events after {event.asked} are gone; on with {event.next}", "bold yellow")
+            )
+        return
+    if plain or not terminal.is_terminal():
+        head = json.dumps({"id": event.id, "key": event.key, "type": event.type})
+        click.echo(f'{head[:-1]}, "message": {event.json}}}')
+        return
+    prefix = Text.assemble(
+        (f"{event.id}  ", "dim"),
+        (event.key, "bold cyan"),
+        (f"  {event.type.rpartition('.')[2]}  ", "green"),
+    )
+    terminal.print_json(event.json, plain=False, prefix=prefix)

@@ -1,0 +1,1 @@
+"""Commands that need both sides: a component and its caller."""

@@ -1,0 +1,179 @@
+"""``protoplane serve``."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import replace
+from pathlib import Path
+
+import click
+
+from protoplane_base import ProtoplaneError
+from protoplane_runtime import terminal
+from protoplane_runtime.instances import Instance, announce
+from protoplane_server.commands.reload import serve_and_reload
+from protoplane_server.component import Component, NoComponentError, load
+from protoplane_server.lifecycle import Server
+from protoplane_server.limits import Limits
+from protoplane_server.serving import announce as say_where
+from protoplane_server.serving import serve as run
+from protoplane_server.sockets import Address
+from protoplane_server.tls import Tls
+
+_EXAMPLE = """
+\b
+Examples:
+  protoplane serve captioner:Captioner
+  protoplane serve captioner:Captioner --grpc 50052 --http 8081 --workers 4
+  protoplane serve router:Router --http-only --host 0.0.0.0
+"""
+
+
+class Place(click.ParamType[str]):
+    """A port, ``host:port`` or ``unix:/path``."""
+
+    name = "port|host:port|unix:path"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> str:
+        """Check the form of an address."""
+        try:
+            Address.parse(str(value))
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+        return str(value)
+
+
+@click.command(epilog=_EXAMPLE)
+@click.argument("components", metavar="MODULE:CLASS...", nargs=-1, required=True)
+@click.option("--grpc", type=Place(), default="50051", show_default=True, help="gRPC's place.")
+@click.option("--http", type=Place(), default="8080", show_default=True, help="HTTP's place.")
+@click.option("--http-only", is_flag=True, help="Serve no gRPC.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Interface for plain ports.")
+@click.option(
+    "--workers",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Processes that share the ports.",
+)
+@click.option("--reload", is_flag=True, help="Serve anew when a source file here changes.")
+@click.option("--tls-cert", type=click.Path(path_type=Path), help="PEM file of the certificate.")
+@click.option("--tls-key", type=click.Path(path_type=Path), help="PEM file of its private key.")
+@click.option(
+    "--tls-client-ca",
+    type=click.Path(path_type=Path),
+    help="PEM file of the authorities that callers' certificates must come from (mutual TLS).",
+)
+@click.option(
+    "--grace",
+    "grace_s",
+    type=click.FloatRange(min=0),
+    default=10.0,
+    show_default=True,
+    help="Seconds that open calls have to finish at the end.",
+)
+@click.option(
+    "--max-message-bytes",
+    type=click.IntRange(min=1),
+    help="Largest message that is taken.  [default: 10 MB]",
+)
+def serve(
+    *,
+    components: tuple[str, ...],
+    grpc: str,
+    http: str,
+    http_only: bool,
+    host: str,
+    workers: int,
+    reload: bool,
+    tls_cert: Path | None,
+    tls_key: Path | None,
+    tls_client_ca: Path | None,
+    grace_s: float,
+    max_message_bytes: int | None,
+) -> None:
+    """Serve the components at MODULE:CLASS until Ctrl-C or SIGTERM, then drain.
+
+    Modules are looked for in the current folder and in its folder "generated" too.
+    """
+    if (tls_cert is None) != (tls_key is None):
+        raise click.UsageError("--tls-cert and --tls-key go together")
+    if tls_client_ca is not None and tls_cert is None:
+        raise click.UsageError("--tls-client-ca needs --tls-cert and --tls-key")
+    if reload:
+        arguments = [argument for argument in sys.argv[1:] if argument != "--reload"]
+        raise SystemExit(serve_and_reload(arguments, Path.cwd()))
+    limits = Limits()
+    if max_message_bytes is not None:
+        limits = replace(limits, max_message_bytes=max_message_bytes)
+    with terminal.errors(), ExitStack() as stack:
+        found = [_load(name) for name in components]
+        tls = None
+        if tls_cert is not None and tls_key is not None:
+            tls = Tls(certificate=tls_cert, key=tls_key, client_ca=tls_client_ca)
+            tls.ssl_context()  # A file that does not do is said before anything starts.
+
+        def ready(server: Server) -> None:
+            say_where(server)
+            stack.enter_context(_announced(server))
+
+        try:
+            run(
+                *found,
+                workers=workers,
+                on_ready=ready,
+                grpc=None if http_only else _at(host, grpc),
+                http=_at(host, http),
+                grace_s=grace_s,
+                limits=limits,
+                tls=tls,
+            )
+        except (ProtoplaneError, OSError):
+            raise
+        except Exception as error:  # noqa: BLE001 - so may its constructor
+            words = f"{type(error).__name__}: {error}{_where(error)}"
+            terminal.fail(f"{', '.join(components)} cannot be served: {words}")
+
+
+def _load(name: str) -> Component:
+    generated = str(Path.cwd() / "generated")
+    if generated not in sys.path:
+        sys.path.insert(0, generated)
+    try:
+        return load(name)
+    except NoComponentError as error:
+        terminal.fail(str(error), terminal.USAGE)
+    except Exception as error:  # noqa: BLE001 - the user's module may raise anything
+        terminal.fail(f"{name} cannot be imported: {type(error).__name__}: {error}{_where(error)}")
+
+
+def _where(error: BaseException) -> str:
+    """The last line of the user's own code that an error went through."""
+    here = str(Path.cwd())
+    place = ""
+    trace = error.__traceback__
+    while trace is not None:
+        file = trace.tb_frame.f_code.co_filename
+        if file.startswith(here):
+            place = f" ({Path(file).relative_to(here)}, line {trace.tb_lineno})"
+        trace = trace.tb_next
+    return place
+
+
+def _at(host: str, place: str) -> str:
+    if not place.isdigit():
+        return place
+    return f"[{host}]:{place}" if ":" in host else f"{host}:{place}"
+
+
+def _announced(server: Server) -> AbstractContextManager[Instance]:
+    specs = [service.spec for service in server.dispatcher.services]
+    endpoints = {"grpc": server.grpc_address, "http": server.http_url}
+    return announce(
+        specs[0].component or specs[0].full_name,
+        {door: place for door, place in endpoints.items() if place},
+        tuple(spec.full_name for spec in specs),
+    )

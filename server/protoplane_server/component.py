@@ -1,0 +1,67 @@
+"""A component as it is handed to a server: instances, classes, or the name of one in a module."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, cast
+
+from protoplane_base import Service
+
+Component = Service | Callable[[], Service]
+"""A service, or what makes one: its class, or a function without arguments."""
+
+
+class NoComponentError(Exception):
+    """What was asked to be served is not a component; the message is for a person."""
+
+
+def load(name: str) -> Component:
+    """Find a component by ``module:Name``, looking in the current folder too.
+
+    Raises:
+        NoComponentError: There is no such module or name, or it is no component. An error inside
+            the module itself passes through.
+    """
+    module_name, colon, attribute = name.partition(":")
+    if not (module_name and colon and attribute):
+        raise NoComponentError(f"{name!r} names no component; one looks like captioner:Captioner")
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        found: Any = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
+            raise
+        raise NoComponentError(f"there is no module {module_name!r} here") from error
+    for part in attribute.split("."):
+        try:
+            found = getattr(found, part)
+        except AttributeError as error:
+            raise NoComponentError(f"module {module_name!r} has no {attribute!r}") from error
+    if isinstance(found, Service) or callable(found):
+        return cast("Component", found)
+    raise NoComponentError(f"{name} is {type(found).__name__}, not a component")
+
+
+def instances(components: Iterable[Component]) -> list[Service]:
+    """The services of components; classes and functions are called.
+
+    Raises:
+        NoComponentError: One of them gives no service, or a service without a schema.
+    """
+    services: list[Service] = []
+    for component in components:
+        service: Any = component if isinstance(component, Service) else component()
+        if not isinstance(service, Service) or not hasattr(service, "spec"):
+            name = component.__name__ if inspect.isroutine(component) else type(service).__name__
+            raise NoComponentError(
+                f"{name} is no component: derive it from a generated service such as "
+                "CaptionerService"
+            )
+        services.append(service)
+    return services

@@ -1,0 +1,139 @@
+"""What is known of a call: what its door saw, and what its handler is given."""
+
+from __future__ import annotations
+
+import re
+import uuid
+from dataclasses import dataclass
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+from protoplane_base import Code, EncodeError, Message, Metadata, MethodSpec, PlaneError
+from protoplane_runtime.engines.interface import EventLog
+
+if TYPE_CHECKING:
+    from protoplane_server.dispatcher import Entry
+
+REQUEST_ID = "x-request-id"
+"""Metadata by which a caller names its call."""
+
+_NAME = re.compile(r"[0-9a-z_.-]+")
+
+
+@dataclass(frozen=True, slots=True)
+class CallInfo:
+    """A call as its door saw it.
+
+    Attributes:
+        door: ``grpc``, ``http`` or ``link``.
+        peer: Who calls, for logs.
+        metadata: What the caller sent along, names in lower case.
+        timeout_s: Seconds that the call may take; ``None`` for any.
+        request_id: What the door knows the call by; by default it is the metadata
+            ``x-request-id``, else made up.
+    """
+
+    door: str
+    peer: str
+    metadata: Metadata
+    timeout_s: float | None = None
+    request_id: str = ""
+
+
+class CallContext:
+    """The `protoplane_base.Context` of one call, made by `Dispatcher.begin`.
+
+    Attributes:
+        entry: The method as the dispatcher has it.
+        info: What the door saw.
+        deadline: When the call must be over, by ``time.monotonic``; ``None`` for never.
+        trailers: What the handler wants sent after the answer; for the door.
+        dropped: Whether the server gave the call up because it is shutting down.
+    """
+
+    __slots__ = ("_events", "_request_id", "deadline", "dropped", "entry", "info", "trailers")
+
+    def __init__(
+        self, entry: Entry, info: CallInfo, events: EventLog, max_timeout_s: float | None
+    ) -> None:
+        self.entry = entry
+        self.info = info
+        self.trailers: dict[str, str | bytes] = {}
+        self.dropped = False
+        self._events = events
+        self._request_id = info.request_id
+        timeout_s = info.timeout_s
+        if max_timeout_s is not None and (timeout_s is None or timeout_s > max_timeout_s):
+            timeout_s = max_timeout_s
+        self.deadline = None if timeout_s is None else monotonic() + timeout_s
+
+    @property
+    def request_id(self) -> str:
+        """Identifier of the call: what the caller gave, else one made for it."""
+        if not self._request_id:
+            given = self.info.metadata.get(REQUEST_ID)
+            self._request_id = given if given and isinstance(given, str) else uuid.uuid4().hex
+        return self._request_id
+
+    @property
+    def method(self) -> MethodSpec[Any, Any]:
+        """The rpc that is being served."""
+        return self.entry.method
+
+    @property
+    def metadata(self) -> Metadata:
+        """What the caller sent along, names in lower case."""
+        return self.info.metadata
+
+    @property
+    def peer(self) -> str:
+        """Who calls, as far as the door can tell; for logs."""
+        return self.info.peer
+
+    def time_remaining_s(self) -> float | None:
+        """Seconds until the deadline, never below zero; ``None`` where there is none."""
+        return None if self.deadline is None else max(0.0, self.deadline - monotonic())
+
+    async def publish(self, event: Message, *, key: str | None = None) -> str:
+        """Publish an event; see `protoplane_base.Context.publish`."""
+        spec = event.__event__
+        if key is None:
+            if spec is None:
+                raise PlaneError(
+                    Code.INVALID_ARGUMENT,
+                    f"{type(event).__name__} has no event option that says its key; "
+                    "give one: publish(event, key=…)",
+                )
+            try:
+                key = spec.key.key(event)
+            except EncodeError as error:
+                raise PlaneError(Code.INVALID_ARGUMENT, str(error)) from error
+        pb = event.to_pb()
+        return str(
+            await self._events.publish(
+                key,
+                pb.DESCRIPTOR.full_name,
+                pb.SerializeToString(deterministic=True),
+                event.model_dump_json(),
+                durable=spec is not None and spec.durable,
+            )
+        )
+
+    def set_trailer(self, name: str, value: str | bytes) -> None:
+        """Send metadata after the answer.
+
+        Raises:
+            ValueError: The name is not one that metadata can have, or the value does not fit it:
+                bytes for names that end in ``-bin``, printable ASCII for all others.
+        """
+        lower = name.lower()
+        if not _NAME.fullmatch(lower):
+            raise ValueError(f"{name!r} is no name of metadata: letters, digits, '-', '_', '.'")
+        if lower.startswith("grpc-"):
+            raise ValueError(f"{name!r}: names that start with grpc- are the protocol's own")
+        if lower.endswith("-bin"):
+            if not isinstance(value, bytes):
+                raise ValueError(f"{name!r} ends in -bin, so its value is bytes")
+        elif not (isinstance(value, str) and value.isascii() and value.isprintable()):
+            raise ValueError(f"the value of {name!r} must be a str of printable ASCII")
+        self.trailers[lower] = value

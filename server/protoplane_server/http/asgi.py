@@ -1,0 +1,62 @@
+"""The part of ASGI that the door speaks (https://asgi.readthedocs.io/en/latest/specs/www.html)."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from typing import Any, TypeAlias
+
+Scope: TypeAlias = MutableMapping[str, Any]
+Message: TypeAlias = MutableMapping[str, Any]
+Receive: TypeAlias = Callable[[], Awaitable[Message]]
+Send: TypeAlias = Callable[[Message], Awaitable[None]]
+App: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
+Headers: TypeAlias = list[tuple[bytes, bytes]]
+
+
+class Exchange:
+    """One HTTP request and what answers it.
+
+    Attributes:
+        scope: ASGI's description of the request.
+        receive: Gives the request's body, then word that the client is gone.
+        send: Takes the response.
+        headers: Request headers by lower-case name; of a repeated one, the last.
+        started: Whether the response's head has left.
+    """
+
+    __slots__ = ("_send", "headers", "receive", "scope", "started")
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.scope = scope
+        self.receive = receive
+        self._send = send
+        self.headers: dict[bytes, bytes] = dict(scope["headers"])
+        self.started = False
+
+    @property
+    def peer(self) -> str:
+        """Address of the client."""
+        client = self.scope.get("client")
+        return f"{client[0]}:{client[1]}" if client else "unknown"
+
+    async def start(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> None:
+        """Send the head of a response whose body follows."""
+        self.started = True
+        await self._send(
+            {"type": "http.response.start", "status": status, "headers": list(headers)}
+        )
+
+    async def write(self, body: bytes) -> None:
+        """Send a piece of the body; waits while the client is slow to take what it was sent."""
+        await self._send({"type": "http.response.body", "body": body, "more_body": True})
+
+    async def finish(self, body: bytes = b"") -> None:
+        """Send the last piece of the body."""
+        await self._send({"type": "http.response.body", "body": body})
+
+    async def answer(self, status: int, headers: Headers, body: bytes) -> None:
+        """Send a whole response."""
+        self.started = True
+        headers.append((b"content-length", b"%d" % len(body)))
+        await self._send({"type": "http.response.start", "status": status, "headers": headers})
+        await self._send({"type": "http.response.body", "body": body})

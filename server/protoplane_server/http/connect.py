@@ -1,0 +1,127 @@
+"""Unary calls of the Connect protocol: a POST of JSON or protobuf, or a GET without side effects.
+
+Source: https://connectrpc.com/docs/protocol#unary-request. The connectrpc library speaks the
+protocol too, but only with messages of protobuf-py, so a request would have to be read twice and
+an error could not name the field of our models; hence this module.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from typing import Any
+from urllib.parse import parse_qs
+
+from protoplane_base import Code, Idempotency, MethodSpec, PlaneError
+from protoplane_server.http.asgi import Exchange, Headers
+from protoplane_server.http.body import read_body
+from protoplane_server.http.compression import (
+    MIN_BYTES,
+    accepts_gzip,
+    compress,
+    decompress,
+    encoding_of,
+)
+from protoplane_server.http.departure import Departure, disconnection
+from protoplane_server.http.faults import HttpError, answer_error
+from protoplane_server.http.messages import JSON, PROTO, decode, encode
+from protoplane_server.http.metadata import connect_timeout_s, metadata_headers
+from protoplane_server.http.state import DoorState
+
+
+async def post_unary(
+    exchange: Exchange, state: DoorState, method: MethodSpec[Any, Any], content_type: bytes
+) -> None:
+    """Serve a POST."""
+    headers = exchange.headers
+    version = headers.get(b"connect-protocol-version")
+    if version is not None and version != b"1":
+        raise PlaneError(
+            Code.INVALID_ARGUMENT,
+            f"connect-protocol-version is {version.decode('latin-1')!r}; only 1 is known",
+        )
+    request = decode(method, await read_body(exchange, state), json=content_type == JSON)
+    await _call(exchange, state, method, request, content_type)
+
+
+async def get_unary(exchange: Exchange, state: DoorState, method: MethodSpec[Any, Any]) -> None:
+    """Serve a GET with the message in the query."""
+    if method.idempotency is not Idempotency.NO_SIDE_EFFECTS:
+        raise HttpError(
+            405,
+            Code.UNIMPLEMENTED,
+            f"{method.path} may have side effects, so it is called with POST",
+            [(b"allow", b"POST")],
+        )
+    await read_body(exchange, state)
+    query = parse_qs(exchange.scope["query_string"].decode("latin-1"), keep_blank_values=True)
+    content_type = _query_type(query)
+    data = query_message(query, state.max_bytes)
+    request = decode(method, data, json=content_type == JSON)
+    await _call(exchange, state, method, request, content_type)
+
+
+def query_message(query: dict[str, list[str]], max_bytes: int) -> bytes:
+    """The message in the query of a Connect GET.
+
+    Raises:
+        PlaneError: It is missing, or not in the form that the query says.
+    """
+    if "message" not in query:
+        raise PlaneError(
+            Code.INVALID_ARGUMENT,
+            "the query lacks message=…; a GET looks like ?encoding=json&message={…}",
+        )
+    data = query["message"][-1].encode()
+    if query.get("base64", ["0"])[-1] == "1":
+        try:
+            data = base64.b64decode(data.rstrip(b"=") + b"=" * (-len(data.rstrip(b"=")) % 4), b"-_")
+        except binascii.Error as error:
+            raise PlaneError(Code.INVALID_ARGUMENT, f"message is not base64url: {error}") from None
+    if encoding_of(query.get("compression", ["identity"])[-1].encode()):
+        data = decompress(data, max_bytes)
+    return data
+
+
+def _query_type(query: dict[str, list[str]]) -> bytes:
+    encoding = query.get("encoding", ["json"])[-1]
+    if encoding not in ("json", "proto"):
+        raise HttpError(
+            415, Code.INVALID_ARGUMENT, f"encoding is {encoding!r}; it is json or proto"
+        )
+    return JSON if encoding == "json" else PROTO
+
+
+async def _call(
+    exchange: Exchange,
+    state: DoorState,
+    method: MethodSpec[Any, Any],
+    request: Any,
+    content_type: bytes,
+) -> None:
+    dispatcher = state.dispatcher
+    context = dispatcher.begin(
+        method, state.call_info(exchange, connect_timeout_s(exchange.headers))
+    )
+    body = b""
+    failure: PlaneError | None = None
+    with Departure(state, disconnection(exchange.receive)) as departure:
+        try:
+            response = await dispatcher.unary(context, request)
+            body = encode(method, response, state.max_bytes, json=content_type == JSON)
+        except PlaneError as error:
+            failure = error
+    if departure.gone:
+        return
+    headers: Headers = [(b"content-type", content_type)]
+    trailers = context.trailers
+    extra = metadata_headers(trailers, "trailer-") if trailers else []
+    if failure is not None:
+        await answer_error(exchange, failure, extra)
+        return
+    if len(body) >= MIN_BYTES and accepts_gzip(exchange.headers.get(b"accept-encoding")):
+        body = compress(body)
+        headers.append((b"content-encoding", b"gzip"))
+        headers.append((b"vary", b"accept-encoding"))
+    headers.extend(extra)
+    await exchange.answer(200, headers, body)

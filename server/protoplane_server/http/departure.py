@@ -1,0 +1,103 @@
+"""Notices that a client has gone away, and cancels what was being done for it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from types import TracebackType
+from typing import Self
+
+from protoplane_base import Code, PlaneError
+from protoplane_server.http.asgi import Receive
+from protoplane_server.http.state import DoorState
+
+_PATIENCE_S = 0.005
+
+
+class Disconnected(Exception):  # noqa: N818  (not a failure of anything here)
+    """The client went away before its request was whole."""
+
+
+class Departure:
+    """While its block runs, a client that goes away cancels it.
+
+    The block ends quietly then, with `gone` set. A door that closes cancels the block too; that
+    becomes an UNAVAILABLE error.
+
+    Args:
+        state: The door's state.
+        watch: Returns when the client is gone. It starts only once the block has waited a few
+            milliseconds, so a quick call does not pay for a task.
+        at_once: Start watching right away; for streams, where watching also reads the body.
+        group: Tasks that the door knows this one among; by default its calls.
+    """
+
+    __slots__ = ("_at_once", "_group", "_state", "_task", "_timer", "_watch", "_watcher", "gone")
+
+    def __init__(
+        self,
+        state: DoorState,
+        watch: Callable[[], Awaitable[None]],
+        *,
+        at_once: bool = False,
+        group: set[asyncio.Task[object]] | None = None,
+    ) -> None:
+        self._state = state
+        self._watch = watch
+        self._group = state.calls if group is None else group
+        self._at_once = at_once
+        self._timer: asyncio.TimerHandle | None = None
+        self._watcher: asyncio.Task[None] | None = None
+        self.gone = False
+
+    def __enter__(self) -> Self:
+        task = asyncio.current_task()
+        assert task is not None
+        self._task: asyncio.Task[object] = task
+        self._group.add(task)
+        if self._at_once:
+            self._start()
+        else:
+            self._timer = asyncio.get_running_loop().call_later(_PATIENCE_S, self._start)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool:
+        self._group.discard(self._task)
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._watcher is not None:
+            self._watcher.cancel()
+        if self.gone:
+            self._task.uncancel()
+            return True
+        if kind is asyncio.CancelledError and (
+            self._state.closing.is_set() or self._state.dispatcher.draining
+        ):
+            self._task.uncancel()
+            raise PlaneError(
+                Code.UNAVAILABLE, "the server shut down before the call was done; try another"
+            ) from None
+        return False
+
+    def _start(self) -> None:
+        self._watcher = asyncio.get_running_loop().create_task(self._wait())
+
+    async def _wait(self) -> None:
+        await self._watch()
+        self.gone = True
+        self._task.cancel()
+
+
+def disconnection(receive: Receive) -> Callable[[], Awaitable[None]]:
+    """A watch for a request whose body has been read."""
+
+    async def watch() -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+
+    return watch

@@ -1,0 +1,50 @@
+"""The documents that codegen lays beside its Python: OpenAPI and AsyncAPI, merged for a server."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from importlib import resources
+from typing import Any
+
+from protoplane_base.services import ServiceSpec
+
+
+def load_document(services: Iterable[ServiceSpec], name: str) -> dict[str, Any] | None:
+    """The document of several services as one.
+
+    Args:
+        services: The services.
+        name: File name, ``openapi.json`` or ``asyncapi.json``.
+
+    Returns:
+        The document; ``None`` where no package has one. Of a path or a component that two
+        documents declare, the first stands.
+    """
+    documents: list[dict[str, Any]] = []
+    for package in dict.fromkeys(service.package for service in services if service.package):
+        try:
+            text = resources.files(package).joinpath(name).read_text("utf-8")
+        except (FileNotFoundError, ModuleNotFoundError):
+            continue
+        documents.append(json.loads(text))
+    if not documents:
+        return None
+    merged = documents[0]
+    for document in documents[1:]:
+        _merge(merged, document)
+    return merged
+
+
+def _merge(into: dict[str, Any], other: dict[str, Any]) -> None:
+    for name, value in other.items():
+        if name not in into:
+            into[name] = value
+        elif _both(dict, into[name], value):
+            _merge(into[name], value)
+        elif _both(list, into[name], value):
+            into[name] = [*into[name], *(each for each in value if each not in into[name])]
+
+
+def _both(kind: type, first: object, second: object) -> bool:
+    return isinstance(first, kind) and isinstance(second, kind)

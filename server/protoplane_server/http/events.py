@@ -1,0 +1,198 @@
+"""The event plane over HTTP: ``GET /events/<key expression>`` and ``POST /events/<key>``.
+
+A subscriber is a place in the log and nothing else. The log gives readers that stand at the same
+place the same batch, whose bytes are made once and leave in one send; there is no queue for each
+client, so a slow one holds nothing up and holds nothing back: it falls behind in the log, and is
+told by a ``gap`` event when its place is no longer kept.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from typing import Any, cast
+from urllib.parse import parse_qs, unquote
+
+from pydantic import ValidationError
+
+from protoplane_base import Code, DecodeError, EventSpec, PlaneError, UnknownTypeError, message_type
+from protoplane_base.services import ServiceSpec
+from protoplane_runtime.engines.interface import Event, EventId, Gap, Start
+from protoplane_runtime.engines.memory import Batch
+from protoplane_server.errors import from_decode_error
+from protoplane_server.http.asgi import Exchange
+from protoplane_server.http.body import read_body
+from protoplane_server.http.departure import Departure, disconnection
+from protoplane_server.http.event_stream import EventStream
+from protoplane_server.http.faults import HttpError, error_json
+from protoplane_server.http.sse import sse_event, sse_retry
+from protoplane_server.http.state import DoorState
+
+PREFIX = "/events/"
+TYPE_HEADER = b"protoplane-type"
+
+
+class EventDoor:
+    """Serves the log of one dispatcher.
+
+    Args:
+        state: The door's state.
+        services: Services whose events can be published without saying their type.
+    """
+
+    def __init__(self, state: DoorState, services: Sequence[ServiceSpec]) -> None:
+        self._state = state
+        self._known = _Known(services)
+
+    async def serve(self, exchange: Exchange) -> None:
+        """Serve a request whose path starts with ``/events/``."""
+        scope = exchange.scope
+        key = unquote(scope["raw_path"].decode("latin-1")[len(PREFIX) :])
+        query = parse_qs(scope["query_string"].decode("latin-1"), keep_blank_values=True)
+        verb = scope["method"]
+        if verb == "GET":
+            await self._subscribe(exchange, key, query)
+        elif verb == "POST":
+            await self._publish(exchange, key, query)
+        else:
+            raise HttpError(
+                405,
+                Code.UNIMPLEMENTED,
+                "events are read with GET and published with POST",
+                [(b"allow", b"GET, POST")],
+            )
+
+    async def _subscribe(
+        self, exchange: Exchange, expression: str, query: dict[str, list[str]]
+    ) -> None:
+        state = self._state
+        log = state.dispatcher.events
+        after = _start(exchange.headers.get(b"last-event-id"), query)
+        last = log.last
+        # Between these two lines nothing can be published, so the place and the id agree.
+        batches = cast(
+            "AsyncGenerator[Sequence[Event | Gap], None]", log.read([expression], after=after)
+        )
+        hello = sse_retry(state.retry_ms, id_=str(last) if after is Start.NOW else "")
+        stream = EventStream(exchange, state.keep_alive_s)
+        departure = Departure(
+            state, disconnection(exchange.receive), at_once=True, group=state.streams
+        )
+        try:
+            with departure, stream:
+                await stream.write(hello)
+                async with aclosing(batches):
+                    async for batch in batches:
+                        await stream.write(_encoded(batch))
+        except PlaneError as error:
+            if not exchange.started:
+                raise
+            if not state.closing.is_set():
+                await stream.write(sse_event(error_json(error).decode(), event="error"))
+        if not departure.gone:
+            await exchange.finish(sse_retry(state.retry_ms))
+
+    async def _publish(self, exchange: Exchange, key: str, query: dict[str, list[str]]) -> None:
+        named = query.get("type", [""])[-1] or exchange.headers.get(TYPE_HEADER, b"").decode(
+            "latin-1"
+        )
+        type_ = named or self._known.type_of(key)
+        try:
+            codec = message_type(type_)
+        except UnknownTypeError as error:
+            raise PlaneError(Code.INVALID_ARGUMENT, str(error)) from None
+        body = await read_body(exchange, self._state)
+        try:
+            if exchange.headers.get(b"content-type", b"").startswith(b"application/proto"):
+                event = codec.from_bytes(body)
+            else:
+                event = codec.model_validate_json(body)
+        except (ValidationError, DecodeError) as error:
+            raise from_decode_error(error) from None
+        spec: EventSpec | None = getattr(codec, "__event__", None)
+        event_id = await self._state.dispatcher.events.publish(
+            key,
+            type_,
+            codec.to_bytes(event),
+            codec.model_dump_json(event),
+            durable=spec is not None and spec.durable,
+        )
+        answer = json.dumps({"id": str(event_id)}, separators=(",", ":")).encode()
+        await exchange.answer(200, [(b"content-type", b"application/json")], answer)
+
+
+class _Known:
+    """The types of events by the keys that their schemas give them."""
+
+    def __init__(self, services: Sequence[ServiceSpec]) -> None:
+        self._segments: dict[str, list[str]] = {}
+        for service in services:
+            for event in service.events:
+                spec: EventSpec | None = event.__event__
+                if spec is not None:
+                    name: str = event.__pb__.DESCRIPTOR.full_name
+                    self._segments[name] = spec.key.text.split("/")
+
+    def type_of(self, key: str) -> str:
+        """The one type whose keys look like ``key``.
+
+        Raises:
+            PlaneError: INVALID_ARGUMENT where there is none, or more than one.
+        """
+        parts = key.split("/")
+        found = [
+            name
+            for name, segments in self._segments.items()
+            if len(segments) == len(parts)
+            and all("{" in mine or mine == part for mine, part in zip(segments, parts, strict=True))
+        ]
+        if len(found) == 1:
+            return found[0]
+        which = f"{len(found)} types have such keys" if found else "no known type has such keys"
+        raise PlaneError(
+            Code.INVALID_ARGUMENT,
+            f"what is published under {key!r}? {which}; "
+            "say ?type=<full message name>, or send it as the header protoplane-type",
+        )
+
+
+def _start(header: bytes | None, query: dict[str, list[str]]) -> EventId | Start:
+    # A client that reconnects repeats the query; its header knows better.
+    text = header.decode("latin-1") if header else query.get("after", [""])[-1]
+    if not text or text == "now":
+        return Start.NOW
+    if text == "earliest":
+        return Start.EARLIEST
+    try:
+        return EventId.parse(text)
+    except ValueError as error:
+        raise PlaneError(
+            Code.INVALID_ARGUMENT, f"{error}; 'earliest' and 'now' do as well"
+        ) from None
+
+
+def _encoded(batch: Sequence[Event | Gap]) -> bytes:
+    if not isinstance(batch, Batch):
+        return b"".join(map(encode_event, batch))
+    if batch.encoded is None:
+        batch.encoded = b"".join(map(encode_event, batch))
+    return batch.encoded
+
+
+def encode_event(item: Event | Gap) -> bytes:
+    """An event, or word of a gap, as bytes of an event stream."""
+    if isinstance(item, Event):
+        event_id = item.id
+        return (
+            f"id: {event_id.epoch}-{event_id.sequence}\nevent: {item.type}\n"
+            f"key: {item.key}\ndata: {item.json}\n\n"
+        ).encode()
+    document: dict[str, Any] = {
+        "asked": str(item.asked),
+        "oldest": None if item.oldest is None else str(item.oldest),
+        "next": str(item.next),
+    }
+    # A client that reconnects now has been told; it goes on right before the next event.
+    resume = EventId(item.next.epoch, max(item.next.sequence - 1, 0))
+    return sse_event(json.dumps(document), event="gap", id_=str(resume))

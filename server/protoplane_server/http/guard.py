@@ -1,0 +1,107 @@
+"""Uvicorn's HTTP/1.1 protocol with bounds on the head of a request.
+
+Uvicorn waits for ever for the end of a request's headers and takes any amount of them. A client
+that dribbles (slow loris) or never ends its headers would hold a connection and memory for nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import Any, cast
+
+from uvicorn.config import Config
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.server import ServerState
+
+HEADER_TIMEOUT_S = 10.0
+"""Longest that the head of a request may take to arrive, from the first byte of it, or from the
+start of the connection."""
+
+MAX_HEADER_BYTES = 64 * 1024
+"""Most bytes that the head of a request may have, give or take one read of the socket."""
+
+
+class GuardedProtocol(HttpToolsProtocol):
+    """Cuts off a client whose request's head is late or endless."""
+
+    header_timeout_s = HEADER_TIMEOUT_S
+
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        self._timer: asyncio.TimerHandle | None = None
+        self._in_head = False
+        self._head_bytes = 0
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin to wait for the first request."""
+        super().connection_made(transport)
+        self._arm()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget the connection."""
+        self._disarm()
+        super().connection_lost(exc)
+
+    def on_message_begin(self) -> None:
+        """A request begins."""
+        super().on_message_begin()
+        self._in_head = True
+        self._head_bytes = 0
+
+    def on_headers_complete(self) -> None:
+        """The head of a request is whole."""
+        self._in_head = False
+        if self._timer is not None:
+            self._disarm()
+        super().on_headers_complete()
+
+    def data_received(self, data: bytes) -> None:
+        """Take the next bytes of the connection."""
+        super().data_received(data)
+        if self._in_head and not self.transport.is_closing():
+            # Most heads come in one piece and need no timer.
+            if self._timer is None:
+                self._arm()
+            self._head_bytes += len(data)
+            if self._head_bytes > MAX_HEADER_BYTES:
+                self._refuse(
+                    b"431 Request Header Fields Too Large",
+                    f"the headers of a request may have {MAX_HEADER_BYTES} bytes".encode(),
+                )
+
+    def _arm(self) -> None:
+        self._timer = self.loop.call_later(self.header_timeout_s, self._late)
+
+    def _disarm(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _late(self) -> None:
+        self._timer = None
+        self._refuse(
+            b"408 Request Timeout",
+            f"the headers did not arrive within {self.header_timeout_s:g} s".encode(),
+        )
+
+    def _refuse(self, status: bytes, reason: bytes) -> None:
+        self._disarm()
+        if self.transport.is_closing():
+            return
+        # An earlier request on this connection may still be in the middle of its answer.
+        cycle = cast("RequestResponseCycle | None", self.cycle)
+        if cycle is None or cycle.response_complete:
+            with contextlib.suppress(OSError):
+                self.transport.write(
+                    b"HTTP/1.1 %s\r\ncontent-type: text/plain; charset=utf-8\r\n"
+                    b"content-length: %d\r\nconnection: close\r\n\r\n%s"
+                    % (status, len(reason), reason)
+                )
+        self.transport.close()

@@ -1,0 +1,164 @@
+"""Routes that a schema declares with ``google.api.http``."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any, cast
+from urllib.parse import parse_qsl
+
+from google.protobuf.descriptor import Descriptor
+
+from protoplane_base import Code, HttpRoute, MethodKind, MethodSpec, PlaneError
+from protoplane_server.http.asgi import Exchange
+from protoplane_server.http.body import read_body
+from protoplane_server.http.departure import Departure, disconnection
+from protoplane_server.http.faults import answer_error
+from protoplane_server.http.messages import JSON, decode, encode
+from protoplane_server.http.metadata import connect_timeout_s, metadata_headers
+from protoplane_server.http.parameters import descriptor_of, fill
+from protoplane_server.http.rpc_events import serve_events
+from protoplane_server.http.state import DoorState
+from protoplane_server.http.templates import PathTemplate, parse_template
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One binding of one rpc.
+
+    Attributes:
+        method: The rpc.
+        http: The binding.
+        template: Its path.
+        message: Descriptor of the request.
+    """
+
+    method: MethodSpec[Any, Any]
+    http: HttpRoute
+    template: PathTemplate
+    message: Descriptor
+
+    async def serve(self, exchange: Exchange, state: DoorState, path: dict[str, str]) -> None:
+        """Serve a request whose path has matched.
+
+        Args:
+            exchange: The request.
+            state: The door's state.
+            path: Values that the path gives to fields.
+        """
+        request = await self._request(exchange, state, path)
+        if self.method.kind is MethodKind.SERVER_STREAM:
+            await serve_events(exchange, state, self.method, request)
+        else:
+            await self._unary(exchange, state, request)
+
+    async def _request(self, exchange: Exchange, state: DoorState, path: dict[str, str]) -> Any:
+        body = await read_body(exchange, state)
+        query = parse_qsl(exchange.scope["query_string"].decode("latin-1"), keep_blank_values=True)
+        http = self.http
+        if http.body == "*" and not path and not query:
+            return decode(self.method, body or b"{}", json=True)
+        document: dict[str, Any] = {}
+        if http.body == "*":
+            whole: object = _json(body or b"{}")
+            if not isinstance(whole, dict):
+                raise PlaneError(Code.INVALID_ARGUMENT, "the body is not a JSON object")
+            document = cast("dict[str, Any]", whole)
+            if query:
+                raise PlaneError(
+                    Code.INVALID_ARGUMENT,
+                    f"the body holds every field, so {query[0][0]!r} cannot be in the query",
+                )
+        elif http.body:
+            if body:
+                field = self.message.fields_by_name[http.body]
+                document[field.json_name] = _json(body)
+        elif body:
+            raise PlaneError(
+                Code.INVALID_ARGUMENT, f"{http.verb} {http.path} takes no body; use the query"
+            )
+        fill(document, self.message, query)
+        fill(document, self.message, path.items())
+        return decode(self.method, json.dumps(document).encode(), json=True)
+
+    async def _unary(self, exchange: Exchange, state: DoorState, request: Any) -> None:
+        method = self.method
+        context = state.dispatcher.begin(
+            method, state.call_info(exchange, connect_timeout_s(exchange.headers))
+        )
+        body = b""
+        failure: PlaneError | None = None
+        with Departure(state, disconnection(exchange.receive)) as departure:
+            try:
+                response = await state.dispatcher.unary(context, request)
+                body = self._body(encode(method, response, state.max_bytes, json=True))
+            except PlaneError as error:
+                failure = error
+        if departure.gone:
+            return
+        extra = metadata_headers(context.trailers)
+        if failure is not None:
+            await answer_error(exchange, failure, extra)
+        else:
+            await exchange.answer(200, [(b"content-type", JSON), *extra], body)
+
+    def _body(self, data: bytes) -> bytes:
+        name = self.http.response_body
+        if not name:
+            return data
+        field = descriptor_of(self.method.response).fields_by_name[name]
+        absent: Any = [] if field.is_repeated else None
+        part = json.loads(data).get(field.json_name, absent)
+        return json.dumps(part, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+class Routes:
+    """All bindings of the services behind a door."""
+
+    def __init__(self) -> None:
+        self._literal: dict[tuple[str, str], Route] = {}
+        self._patterns: dict[str, list[Route]] = {}
+
+    def add(self, method: MethodSpec[Any, Any]) -> None:
+        """Add every binding of an rpc; of two that are the same, the first stands.
+
+        Raises:
+            ValueError: A path template is malformed.
+        """
+        if method.kind.client_streaming:
+            return  # A body holds one message here; such an rpc is called in another way.
+        for http in method.routes:
+            template = parse_template(http.path)
+            route = Route(method, http, template, descriptor_of(method.request))
+            if template.literal:
+                self._literal.setdefault((http.verb, http.path), route)
+            else:
+                routes = self._patterns.setdefault(http.verb, [])
+                routes.append(route)
+                routes.sort(key=lambda each: each.template.weight, reverse=True)
+
+    def find(self, verb: str, raw_path: str) -> tuple[Route, dict[str, str]] | None:
+        """The route of a path that is still percent-encoded, and what the path says."""
+        literal = self._literal.get((verb, raw_path))
+        if literal is not None:
+            return literal, {}
+        for route in self._patterns.get(verb, ()):
+            values = route.template.match(raw_path)
+            if values is not None:
+                return route, values
+        return None
+
+    def verbs(self, raw_path: str) -> list[str]:
+        """The verbs that a path knows."""
+        verbs = {verb for verb, path in self._literal if path == raw_path}
+        for verb, routes in self._patterns.items():
+            if any(route.template.match(raw_path) is not None for route in routes):
+                verbs.add(verb)
+        return sorted(verbs)
+
+
+def _json(data: bytes) -> Any:
+    try:
+        return json.loads(data)
+    except ValueError as error:
+        raise PlaneError(Code.INVALID_ARGUMENT, f"the body is not JSON: {error}") from None

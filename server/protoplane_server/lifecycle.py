@@ -1,0 +1,204 @@
+"""A server from start to drained: opens the doors of a component and shuts them in order."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import logging
+import socket
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self, cast
+
+from protoplane_base import Service
+from protoplane_runtime.engines.interface import EventLog
+from protoplane_runtime.engines.memory import MemoryLog
+from protoplane_server.component import Component, instances
+from protoplane_server.dispatcher import Dispatcher
+from protoplane_server.grpc_door import GrpcDoor, GrpcOptions
+from protoplane_server.metrics import Metrics
+from protoplane_server.options import Options
+from protoplane_server.sockets import Address, listen
+
+if TYPE_CHECKING:
+    from protoplane_server.http import HttpDoor
+
+_log = logging.getLogger("protoplane.server")
+
+_LAST_BYTES_S = 2.0
+"""How long a door has to send what is written once no call is open."""
+
+
+class Server:
+    """Serves components until it is left; use it with ``async with``.
+
+    A component that is an async context manager is entered before the doors open, and left after
+    they are shut.
+
+    Args:
+        components: A service, or several; classes are instantiated.
+        options: Where and how to listen.
+        events: The event log; by default one in memory, which is closed with the server.
+
+    Raises:
+        NoComponentError: One of the components is none.
+        ValueError: Two components implement the same service.
+        OSError: On entering: an address cannot be listened on; the message says it plainly.
+    """
+
+    def __init__(
+        self,
+        components: Component | Iterable[Component],
+        options: Options | None = None,
+        *,
+        events: EventLog | None = None,
+    ) -> None:
+        self.options = options or Options()
+        self._own_events = MemoryLog() if events is None else None
+        # A service may be iterable itself; what is no component is an iterable of them.
+        one = isinstance(components, Service) or callable(components)
+        listed = [components] if one else components
+        self._services = instances(cast("Iterable[Component]", listed))
+        self.dispatcher = Dispatcher(
+            self._services,
+            events=events or self._own_events or MemoryLog(),
+            limits=self.options.limits,
+            metrics=Metrics(),
+        )
+        self.grpc_address: str | None = None
+        self.http_url: str | None = None
+        self._ready = False
+        self._grpc: GrpcDoor | None = None
+        self._http: HttpDoor | None = None
+        self._http_task: asyncio.Task[None] | None = None
+        self._stack = contextlib.AsyncExitStack()
+        self._stopping: asyncio.Task[None] | None = None
+
+    @property
+    def events(self) -> EventLog:
+        """The log that handlers publish to."""
+        return self.dispatcher.events
+
+    @property
+    def ready(self) -> bool:
+        """Whether calls are welcome: true from when all doors are open until a drain begins."""
+        return self._ready
+
+    async def start(self) -> None:
+        """Enter the components and open the doors; what opened is shut again when one fails."""
+        try:
+            for service in self._services:
+                if isinstance(service, contextlib.AbstractAsyncContextManager):
+                    entered: contextlib.AbstractAsyncContextManager[Any] = service
+                    await self._stack.enter_async_context(entered)
+            await self._open()
+        except BaseException:
+            await self.stop(0)
+            raise
+        self._ready = True
+
+    async def stop(self, grace_s: float | None = None) -> None:
+        """Drain and shut: readiness ends, open calls finish, streams of events end, doors close.
+
+        Cancelling it does not stop the shutdown. Called again, with a shorter grace, it hurries.
+
+        Args:
+            grace_s: Seconds that open calls have; by default those of the options.
+        """
+        grace_s = self.options.grace_s if grace_s is None else grace_s
+        if self._stopping is None:
+            self._stopping = asyncio.create_task(self._stop(grace_s))
+        else:
+            await self.dispatcher.drain(grace_s)
+        await asyncio.shield(self._stopping)
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stop()
+
+    async def _open(self) -> None:
+        options = self.options
+        if options.http is not None:
+            from protoplane_server.http import HttpDoor
+
+            self._http = HttpDoor(
+                self.dispatcher,
+                health=lambda: self._ready,
+                tls=options.tls.ssl_context() if options.tls else None,
+                grace_s=_LAST_BYTES_S,
+            )
+            listener, address = self._listen(Address.parse(options.http))
+            self._http_task = asyncio.create_task(self._run_http(self._http, listener))
+            self._http_task.add_done_callback(_report)
+            self.http_url = (
+                str(address)
+                if address.path
+                else f"{'https' if options.tls else 'http'}://{address}"
+            )
+            if address.path:
+                self._stack.callback(Path(address.path).unlink, missing_ok=True)
+        if options.grpc is not None:
+            self._grpc = GrpcDoor(
+                self.dispatcher,
+                GrpcOptions(
+                    tls=options.tls,
+                    gzip=options.gzip,
+                    reflection=options.reflection,
+                    channelz=options.channelz,
+                    reuse_port=options.reuse_port,
+                    keepalive_s=options.keepalive_s,
+                    keepalive_timeout_s=options.keepalive_timeout_s,
+                ),
+            )
+            address = Address.parse(options.grpc)
+            try:
+                self.grpc_address = await self._grpc.start(str(address))
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE or not options.pick_free_port or address.path:
+                    raise
+                self.grpc_address = await self._grpc.start(str(address.with_port(0)))
+                _log.warning("%s is taken; gRPC is at %s instead", address, self.grpc_address)
+
+    def _listen(self, address: Address) -> tuple[socket.socket, Address]:
+        try:
+            return listen(address, reuse_port=self.options.reuse_port)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE or not self.options.pick_free_port or address.path:
+                raise
+            listener, picked = listen(address.with_port(0), reuse_port=self.options.reuse_port)
+            _log.warning("%s is taken; HTTP is at %s instead", address, picked)
+            return listener, picked
+
+    async def _run_http(self, door: HttpDoor, listener: socket.socket) -> None:
+        try:
+            await door.run([listener])
+        finally:
+            listener.close()
+
+    async def _stop(self, grace_s: float) -> None:
+        self._ready = False
+        if self._grpc is not None:
+            self._grpc.stop_serving()
+        # The doors stay open meanwhile: probes are told, and new calls are refused politely.
+        await self.dispatcher.drain(grace_s)
+        if self._http is not None:
+            self._http.stop()
+        if self._own_events is not None:
+            await self._own_events.close()
+        if self._grpc is not None:
+            await self._grpc.stop(_LAST_BYTES_S)
+        if self._http_task is not None:
+            _, late = await asyncio.wait([self._http_task], timeout=2 * _LAST_BYTES_S)
+            for task in late:
+                task.cancel()
+            await asyncio.wait([self._http_task])
+        await self._stack.aclose()
+
+
+def _report(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        _log.error("the HTTP door failed", exc_info=error)

@@ -1,0 +1,146 @@
+"""`serve`: a component as a program, from its start until a signal ends it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import sys
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, Unpack
+
+from protoplane_base import MissingExtraError
+from protoplane_server.component import Component, NoComponentError
+from protoplane_server.lifecycle import Server
+from protoplane_server.options import OptionFields, Options
+from protoplane_server.supervisor import supervise
+
+_log = logging.getLogger("protoplane.server")
+
+OnReady = Callable[[Server], None]
+
+
+def serve(
+    *components: Component,
+    workers: int = 1,
+    on_ready: OnReady | None = None,
+    **options: Unpack[OptionFields],
+) -> None:
+    """Serve components until SIGTERM or SIGINT, drain, and return.
+
+    A second signal cuts the drain short. What keeps the server from starting, a port that is taken
+    for example, is one line on the standard error and exit code 1.
+
+    Args:
+        *components: Services, or classes of services; with several workers a class is instantiated
+            in each of them, and an instance is what it was when they were forked.
+        workers: How many processes share the ports.
+        on_ready: Called once the doors are open, in each process; by default it says on the
+            standard error where they are.
+        **options: See `Options`.
+
+    Raises:
+        SystemExit: With code 1 when the server could not start.
+    """
+    if not logging.getLogger().handlers:
+        logging.basicConfig(
+            level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+        )
+        logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    ready = on_ready or announce
+    try:
+        chosen = Options(**options)
+        if workers > 1:
+            code = _supervised(components, chosen, ready, workers)
+            if code:
+                raise SystemExit(code)
+        else:
+            run(_serve(components, chosen, ready, None))
+    except StartError as error:
+        print(f"protoplane: {error}", file=sys.stderr)
+        raise SystemExit(1) from error
+
+
+class StartError(Exception):
+    """The server could not start; the message is for a person."""
+
+
+def run(main: Coroutine[Any, Any, None]) -> None:
+    """Run a coroutine as ``asyncio.run`` does, on uvloop where it is installed."""
+    try:
+        import uvloop
+    except ModuleNotFoundError:
+        asyncio.run(main)
+    else:
+        uvloop.run(main)
+
+
+def announce(server: Server) -> None:
+    """Say on the standard error where the doors are."""
+    names = ", ".join(service.spec.full_name for service in server.dispatcher.services)
+    doors = [
+        f"{kind} at {where}"
+        for kind, where in (("gRPC", server.grpc_address), ("HTTP", server.http_url))
+        if where
+    ]
+    # One write, so that the lines of several workers do not run into each other.
+    sys.stderr.write(f"{names}: {' and '.join(doors)}\n")
+    sys.stderr.flush()
+
+
+def _supervised(
+    components: Sequence[Component], options: Options, on_ready: OnReady, workers: int
+) -> int:
+    def work(shared: Options, parent: int) -> None:
+        try:
+            run(_serve(components, shared, on_ready, parent))
+        except StartError as error:
+            print(f"protoplane: {error}", file=sys.stderr)
+            raise SystemExit(1) from error
+
+    try:
+        return supervise(work, options, workers)
+    except (OSError, ValueError) as error:
+        raise _start_error(error) from error
+
+
+def _start_error(error: Exception) -> StartError:
+    return StartError(str((isinstance(error, OSError) and error.strerror) or error))
+
+
+async def _serve(
+    components: Sequence[Component], options: Options, on_ready: OnReady, parent: int | None
+) -> None:
+    stop = asyncio.Event()
+    hurry = asyncio.Event()
+
+    def signalled() -> None:
+        (hurry if stop.is_set() else stop).set()
+
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGTERM, signalled)
+    if parent is None:
+        loop.add_signal_handler(signal.SIGINT, signalled)
+    else:
+        # A terminal interrupts all processes; workers wait until their parent tells them.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        loop.add_reader(parent, stop.set)
+    try:
+        server = Server(components, options)
+        await server.start()
+    except (OSError, ValueError, NoComponentError, MissingExtraError) as error:
+        raise _start_error(error) from error
+    try:
+        on_ready(server)
+        await stop.wait()
+        _log.info("draining; open calls have %g s", options.grace_s)
+    finally:
+        if parent is not None:
+            loop.remove_reader(parent)
+        stopping = asyncio.create_task(server.stop())
+        hurried = asyncio.create_task(hurry.wait())
+        await asyncio.wait((stopping, hurried), return_when=asyncio.FIRST_COMPLETED)
+        if not stopping.done():
+            await server.stop(0)
+        hurried.cancel()
+        await stopping

@@ -1,0 +1,158 @@
+"""What every event log does; the tests of an engine derive from `EventLogSuite`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+
+import pytest
+
+from protoplane_base import Code, PlaneError
+from protoplane_runtime.engines.interface import Event, EventId, EventLog, Gap, Start
+
+
+async def publish(log: EventLog, key: str, text: str = "") -> EventId:
+    return await log.publish(key, "test.v1.Text", text.encode(), f'"{text}"')
+
+
+async def take(reader: AsyncIterator[Sequence[Event | Gap]], count: int) -> list[Event]:
+    """The next events of a reader, which must come without a gap."""
+    events: list[Event] = []
+    async with asyncio.timeout(10):
+        while len(events) < count:
+            for event in await anext(reader):
+                assert isinstance(event, Event)
+                events.append(event)
+    assert len(events) == count
+    return events
+
+
+class EventLogSuite:
+    """The cases; `log` gives an empty log that keeps at least a thousand small events."""
+
+    pytestmark = pytest.mark.anyio
+
+    @pytest.fixture
+    def anyio_backend(self) -> str:
+        return "asyncio"
+
+    @pytest.fixture
+    async def log(self) -> AsyncIterator[EventLog]:
+        raise NotImplementedError
+        yield  # type: ignore[unreachable]  # noqa: PT022  # an override yields
+
+    async def test_reader_gets_what_comes(self, log: EventLog) -> None:
+        await publish(log, "a/0")
+        reader = log.read(["a/*"])
+        ids = [await publish(log, f"a/{n}", f"text {n}") for n in (1, 2)]
+        events = await take(reader, 2)
+        assert [event.id for event in events] == ids
+        first = events[0]
+        assert (first.key, first.type, first.data, first.json) == (
+            "a/1",
+            "test.v1.Text",
+            b"text 1",
+            '"text 1"',
+        )
+        assert 0 < first.time_ns <= events[1].time_ns
+
+    async def test_reader_waits(self, log: EventLog) -> None:
+        reader = log.read(["a/*"])
+        waiting = asyncio.create_task(take(reader, 1))
+        await asyncio.sleep(0)
+        await publish(log, "b/1")
+        await asyncio.sleep(0.01)
+        assert not waiting.done()
+        await publish(log, "a/1")
+        assert [event.key for event in await waiting] == ["a/1"]
+
+    async def test_all_that_is_ready_comes_at_once(self, log: EventLog) -> None:
+        reader = log.read(["a/*"])
+        for number in range(100):
+            await publish(log, f"a/{number}")
+        async with asyncio.timeout(10):
+            assert len(await anext(reader)) > 1
+
+    async def test_reader_from_the_start(self, log: EventLog) -> None:
+        for number in range(10):
+            await publish(log, f"a/{number}")
+        reader = log.read(["**"], after=Start.EARLIEST)
+        assert [event.key for event in await take(reader, 10)] == [f"a/{n}" for n in range(10)]
+
+    async def test_reader_resumes_after_an_id(self, log: EventLog) -> None:
+        ids = [await publish(log, f"a/{number}") for number in range(10)]
+        reader = log.read(["**"], after=ids[6])
+        assert [event.id for event in await take(reader, 3)] == ids[7:]
+        reader = log.read(["**"], after=ids[9])
+        last = await publish(log, "a/10")
+        assert [event.id for event in await take(reader, 1)] == [last]
+
+    async def test_ids_are_ordered(self, log: EventLog) -> None:
+        before = log.last
+        assert before.sequence == 0
+        ids = [await publish(log, "a") for _ in range(20)]
+        assert sorted(ids) == ids
+        assert len(set(ids)) == 20
+        assert log.last == ids[-1]
+        assert [EventId.parse(str(each)) for each in ids] == ids
+
+    async def test_several_expressions(self, log: EventLog) -> None:
+        reader = log.read(["a/*", "**/z"])
+        for key in ("a/1", "b/1", "b/z", "a/z", "a/1/2"):
+            await publish(log, key)
+        assert [event.key for event in await take(reader, 3)] == ["a/1", "b/z", "a/z"]
+
+    async def test_a_lost_epoch_is_a_gap(self, log: EventLog) -> None:
+        first = await publish(log, "a/1")
+        asked = EventId(first.epoch - 1, 5)
+        reader = log.read(["**"], after=asked)
+        batches: list[Event | Gap] = []
+        async with asyncio.timeout(10):
+            while len(batches) < 2:
+                batches.extend(await anext(reader))
+        assert batches[0] == Gap(asked, first, first)
+        assert isinstance(batches[1], Event)
+
+    async def test_many_publishers_and_readers(self, log: EventLog) -> None:
+        readers = [log.read(["a/**"]) for _ in range(20)]
+        taking = [asyncio.create_task(take(reader, 200)) for reader in readers]
+
+        async def publisher(name: int) -> None:
+            for number in range(20):
+                await publish(log, f"a/{name}/{number}")
+                await publish(log, f"b/{name}")
+                await asyncio.sleep(0)
+
+        await asyncio.gather(*(publisher(name) for name in range(10)))
+        everything = [[event.id for event in await task] for task in taking]
+        assert all(ids == everything[0] for ids in everything)
+        assert sorted(everything[0]) == everything[0]
+
+    async def test_cancelling_one_reader_leaves_the_others(self, log: EventLog) -> None:
+        waiting = [asyncio.create_task(take(log.read(["a"]), 1)) for _ in range(3)]
+        await asyncio.sleep(0.01)
+        waiting[0].cancel()
+        await publish(log, "a")
+        results = await asyncio.gather(*waiting, return_exceptions=True)
+        assert isinstance(results[0], asyncio.CancelledError)
+        assert all(isinstance(result, list) for result in results[1:])
+
+    async def test_closing_ends_readers(self, log: EventLog) -> None:
+        reader = log.read(["a"])
+        waiting = asyncio.create_task(anext(reader, None))
+        await asyncio.sleep(0.01)
+        await log.close()
+        await log.close()
+        async with asyncio.timeout(10):
+            assert await waiting is None
+        with pytest.raises(PlaneError) as caught:
+            await publish(log, "a")
+        assert caught.value.code is Code.UNAVAILABLE
+
+    async def test_bad_keys(self, log: EventLog) -> None:
+        with pytest.raises(PlaneError) as caught:
+            await publish(log, "a/*")
+        assert caught.value.code is Code.INVALID_ARGUMENT
+        with pytest.raises(PlaneError) as caught:
+            log.read(["a//b"])
+        assert caught.value.code is Code.INVALID_ARGUMENT
