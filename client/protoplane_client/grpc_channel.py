@@ -12,7 +12,7 @@ import grpc.aio
 from protoplane_base import CallOptions, Code, MethodSpec, PlaneError
 from protoplane_client.calls import Outgoing, decode, encode, full_metadata
 from protoplane_client.details import unpack_status
-from protoplane_client.tls import Tls
+from protoplane_client.tls import Tls, hang_up_hint
 
 _Req = TypeVar("_Req")
 _Res = TypeVar("_Res")
@@ -64,6 +64,8 @@ class GrpcChannel:
                 options.append(("grpc.ssl_target_name_override", tls.server_name))
             self._channel = grpc.aio.secure_channel(address, tls.grpc_credentials(), options)
         self.address = address
+        hint = hang_up_hint(tls, secure=tls is not None, scheme="grpcs")
+        self._hint = "" if address.startswith("unix:") else hint
         self._closed = False
         self._calls: dict[str, Any] = {}
 
@@ -152,7 +154,7 @@ class GrpcChannel:
 
     def _failure(self, error: grpc.aio.AioRpcError | asyncio.CancelledError) -> BaseException:
         if isinstance(error, grpc.aio.AioRpcError):
-            return plane_error(error, self.address)
+            return plane_error(error, self.address, self._hint)
         task = asyncio.current_task()
         if self._closed and not (task and task.cancelling()):
             return PlaneError(Code.CANCELLED, f"the plane to {self.address} was closed")
@@ -187,14 +189,21 @@ def _with_true_status(call: Any) -> Any:
 _LOCAL_DEADLINE = frozenset({"Deadline Exceeded", "Stream removed (Deadline Exceeded)"})
 
 
-def plane_error(error: grpc.aio.AioRpcError, address: str) -> PlaneError:
-    """Translate what gRPC raised, with the details that its trailers hold."""
+def plane_error(error: grpc.aio.AioRpcError, address: str, hint: str) -> PlaneError:
+    """Translate what gRPC raised, with the details that its trailers hold.
+
+    Args:
+        error: What it raised.
+        address: What was called.
+        hint: What to say more where the server hung up on the connection at once.
+    """
     number: int = error.code().value[0]
     code = Code(number)
     message = error.details() or f"the call failed with {code.name}"
     if code is Code.UNAVAILABLE and "connect" in message.lower():
         cause = message.rpartition("last error: ")[2].rpartition("remote host: ")[2]
         message = f"cannot reach {address}: {cause}"
+        message += hint if cause.endswith("Socket closed") else ""
     elif code is Code.DEADLINE_EXCEEDED and message in _LOCAL_DEADLINE:
         message = "the call took longer than its timeout"
     trailers: Sequence[tuple[str, str | bytes]] = tuple(error.trailing_metadata() or ())

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import httpx
 
 from protoplane_base import Code, PlaneError
-from protoplane_client.tls import Tls
+from protoplane_client.tls import Tls, hang_up_hint
 
 _CONNECT_S = 10.0
 
@@ -35,8 +35,11 @@ class HttpSession:
             # Deadlines are those of the call. Streams are many and long, so nothing caps them.
             timeout=httpx.Timeout(None, connect=_CONNECT_S),
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=64),
+            event_hooks={"response": [self._answered]},
         )
         self._closed = False
+        secure = self.base_url.startswith("https:")
+        self._hint = hang_up_hint(tls, secure=secure, scheme="https")
 
     def require_open(self) -> None:
         """Refuse use after `aclose`.
@@ -65,7 +68,7 @@ class HttpSession:
         except (httpx.TransportError, httpx.DecodingError) as error:
             raise PlaneError(
                 Code.UNAVAILABLE,
-                f"the connection to {self.base_url} broke: {str(error) or type(error).__name__}",
+                f"the connection to {self.base_url} broke: {_words(error)}{self._hint}",
             ) from error
         except RuntimeError as error:
             # httpx says so when the client was closed under a call.
@@ -80,6 +83,19 @@ class HttpSession:
         if not self._closed:
             self._closed = True
             await self.client.aclose()
+
+    async def _answered(self, _: httpx.Response) -> None:
+        self._hint = ""  # Whatever breaks later, it was not how the connection was secured.
+
+
+def _words(error: BaseException) -> str:
+    """What an error says, or else what the one behind it says."""
+    words = ""
+    behind: BaseException | None = error
+    while behind is not None and not words:
+        words = (isinstance(behind, OSError) and behind.strerror) or str(behind)
+        behind = behind.__cause__ or behind.__context__
+    return words.rstrip(".") or type(error).__name__
 
 
 @contextmanager

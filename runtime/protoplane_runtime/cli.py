@@ -41,10 +41,18 @@ def _entry_points() -> dict[str, EntryPoint]:
 
 
 def _unavailable(name: str, reason: str) -> click.Command:
-    def fail() -> None:
+    """A command that takes any arguments and says why it cannot run."""
+
+    def fail(arguments: tuple[str, ...]) -> None:
         raise click.ClickException(f"{name} is not available: {reason}")
 
-    return click.Command(name, callback=fail, short_help=f"(not installed) {reason}")
+    return click.Command(
+        name,
+        callback=fail,
+        params=[click.Argument(["arguments"], nargs=-1, type=click.UNPROCESSED)],
+        context_settings={"ignore_unknown_options": True},
+        short_help=f"(not installed) {reason}",
+    )
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})

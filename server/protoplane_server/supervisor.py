@@ -45,6 +45,13 @@ def supervise(work: Work, options: Options, count: int) -> int:
     """
     with contextlib.ExitStack() as held:
         options = _hold_ports(options, held)
+        if options.http is not None:
+            _log.warning(
+                "each of the %d workers has an event log of its own: until an engine that they "
+                "share is chosen, a subscriber sees only the events of the worker that it is "
+                "connected to",
+                count,
+            )
         alive_read, alive_write = os.pipe()
         held.callback(os.close, alive_read)
         held.callback(os.close, alive_write)

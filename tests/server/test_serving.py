@@ -15,8 +15,12 @@ from pathlib import Path
 
 import httpx
 import pytest
+from click.testing import CliRunner
+
+from protoplane_server.commands.serve import serve as serve_command
 
 ROOT = Path(__file__).parents[2]
+OWN_LOGS = "each of the 2 workers has an event log of its own"
 HEADER = """
 import asyncio
 from forge.captioner.v1 import CaptionerService, ListStylesResponse
@@ -97,6 +101,7 @@ def test_signals_end_it_with_zero(number: int, tmp_path: Path, programs: list[Pr
     program.signal(number)
     assert program.exit_code() == 0
     assert "Traceback" not in program.text()
+    assert "event log of its own" not in program.text()
 
 
 def test_open_calls_finish(tmp_path: Path, programs: list[Program]) -> None:
@@ -153,6 +158,7 @@ def test_workers_share_the_ports(tmp_path: Path, programs: list[Program]) -> Non
     assert len(set(program.until(r"gRPC at (\S+)", 2))) == 1
     pids = {call(urls[0]).headers["trailer-x-pid"] for _ in range(40)}
     assert len(pids) == 2
+    assert program.text().count(OWN_LOGS) == 1
     # One that dies is replaced, and the others serve on meanwhile.
     os.kill(int(pids.pop()), signal.SIGKILL)
     program.until("another takes its place")
@@ -160,6 +166,20 @@ def test_workers_share_the_ports(tmp_path: Path, programs: list[Program]) -> Non
     assert call(urls[0]).status_code == 200
     program.signal(signal.SIGTERM)
     assert program.exit_code() == 0
+
+
+def test_workers_without_events_have_no_warning(tmp_path: Path, programs: list[Program]) -> None:
+    program = Program("serve(Component, grpc=0, http=None, workers=2)", tmp_path)
+    programs.append(program)
+    program.until(r"gRPC at (\S+)", 2)
+    program.signal(signal.SIGTERM)
+    assert program.exit_code() == 0
+    assert OWN_LOGS not in program.text()
+
+
+def test_the_help_says_what_workers_do_not_share() -> None:
+    shown = CliRunner().invoke(serve_command, ["--help"]).output
+    assert "Each has an event log of its own" in " ".join(shown.split())
 
 
 def test_workers_end_with_their_parent(tmp_path: Path, programs: list[Program]) -> None:

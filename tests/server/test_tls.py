@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
-import subprocess
 from pathlib import Path
 
 import grpc
 import grpc.aio
 import httpx
 import pytest
+from tests.certificates import make_certificates, needs_openssl
 from tests.component_suite import Harness, component_options
 from tests.parts import Parts
 from tests.server.plain_channel import PlainChannel
@@ -17,32 +16,12 @@ from tests.server.plain_channel import PlainChannel
 from protoplane_base import Code, PlaneError
 from protoplane_server import Server, Tls
 
-OPENSSL = shutil.which("openssl") or ""
-
-pytestmark = [
-    pytest.mark.anyio,
-    pytest.mark.skipif(not OPENSSL, reason="openssl, which makes the certificates, is missing"),
-]
+pytestmark = [pytest.mark.anyio, needs_openssl]
 
 
 @pytest.fixture(scope="module")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("certificates")
-
-    def openssl(*arguments: str) -> None:
-        subprocess.run([OPENSSL, *arguments], cwd=folder, check=True, capture_output=True)
-
-    new = ("req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes")
-    openssl(*new, "-x509", "-days", "2", "-subj", "/CN=ca", "-keyout", "ca.key", "-out", "ca.pem")
-    for name in ("server", "client"):
-        openssl(*new, "-subj", f"/CN={name}", "-keyout", f"{name}.key", "-out", f"{name}.csr")
-        (folder / "extensions").write_text("subjectAltName=DNS:localhost,IP:127.0.0.1\n")
-        sign = ("x509", "-req", "-days", "2", "-CA", "ca.pem", "-CAkey", "ca.key")
-        openssl(
-            *sign, "-CAcreateserial", "-in", f"{name}.csr", "-out", f"{name}.pem",
-            "-extfile", "extensions",
-        )  # fmt: skip
-    return folder
+    return make_certificates(tmp_path_factory.mktemp("certificates"))
 
 
 def tls(folder: Path, *, mutual: bool) -> Tls:

@@ -57,7 +57,8 @@ class Place(click.ParamType[str]):
     type=click.IntRange(min=1),
     default=1,
     show_default=True,
-    help="Processes that share the ports.",
+    help="Processes that share the ports. Each has an event log of its own, so a subscriber sees "
+    "only the events of the worker that it is connected to.",
 )
 @click.option("--reload", is_flag=True, help="Serve anew when a source file here changes.")
 @click.option("--tls-cert", type=click.Path(path_type=Path), help="PEM file of the certificate.")
