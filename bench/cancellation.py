@@ -17,11 +17,11 @@ import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from pathlib import Path
 from statistics import median
 from typing import Any, Self
 
 import uvloop
+from report import Claim, Row, print_report
 
 from forge.captioner.v1 import (
     CaptionChunk,
@@ -39,9 +39,6 @@ from protoplane_client.grpc_channel import GrpcChannel
 from protoplane_client.http_channel import HttpChannel
 from protoplane_client.http_session import HttpSession
 from protoplane_server import Options, Server
-
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-from report import Claim, Row, print_report
 
 PACKAGES = ("grpcio", "httpx", "uvicorn", "uvloop")
 CALLS = 200

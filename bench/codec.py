@@ -15,11 +15,9 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from google.protobuf import json_format
+from report import Claim, Row, best_of, print_report
 
 from protoplane_codegen import generate
-
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-from report import Claim, Row, best_of, print_report
 
 SCHEMAS = Path(__file__).resolve().parent / "schemas"
 
@@ -80,8 +78,8 @@ def main() -> None:
     with TemporaryDirectory() as out:
         generate(SCHEMAS, Path(out))
         sys.path.insert(0, out)
-        import bench.codec.v1 as package  # type: ignore[import-not-found]
-        import bench.codec.v1.codec_pb2 as pb2  # type: ignore[import-not-found]
+        import benchmarks.codec.v1 as package  # type: ignore[import-not-found]
+        import benchmarks.codec.v1.codec_pb2 as pb2  # type: ignore[import-not-found]
 
         measured = measure(package, pb2)
     rows = [

@@ -8,9 +8,7 @@ What is measured, and against whom, stands in ``doors_grpc.py`` and ``doors_http
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
 import doors_grpc
 import doors_http
 from report import print_report

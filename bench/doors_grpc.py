@@ -12,16 +12,13 @@ import asyncio
 import contextlib
 import subprocess
 import sys
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import AsyncIterator, Generator
 from time import perf_counter
 from typing import Any
 
 import grpc
 import grpc.aio
 import uvloop
-
-sys.path.insert(0, str(Path(__file__).resolve().parent))
 from report import Claim, Row, print_report
 
 PACKAGES = ("grpcio", "protobuf", "pydantic", "uvloop")
@@ -38,7 +35,7 @@ async def serve_ours() -> None:
         async def list_styles(self, request: Any, ctx: Any) -> ListStylesResponse:
             return ListStylesResponse(styles=[Style.STYLE_PLAIN, Style.STYLE_VIVID])
 
-        async def caption(self, request: Any, ctx: Any) -> Any:
+        async def caption(self, request: Any, ctx: Any) -> AsyncIterator[CaptionChunk]:
             for index in range(request.max_words or 0):
                 yield CaptionChunk(text=request.prompt, index=index)
 
@@ -58,7 +55,7 @@ async def serve_bare() -> None:
         for index in range(request.max_words):
             yield pb2.CaptionChunk(text=request.prompt, index=index)
 
-    handlers = {
+    handlers: dict[str, Any] = {
         "ListStyles": grpc.unary_unary_rpc_method_handler(
             list_styles,
             request_deserializer=pb2.ListStylesRequest.FromString,
@@ -82,7 +79,7 @@ SERVERS = {"ours": serve_ours, "bare": serve_bare}
 
 
 @contextlib.contextmanager
-def server(name: str) -> Iterator[str]:
+def server(name: str) -> Generator[str]:
     """A server in its own process: its address."""
     process = subprocess.Popen(
         [sys.executable, __file__, "--serve", name], stdout=subprocess.PIPE, text=True
@@ -96,9 +93,14 @@ def server(name: str) -> Iterator[str]:
         process.stdout.close()
 
 
+def _channel(address: str) -> Any:
+    # Without serializers it carries bytes, which its stubs cannot say.
+    return grpc.aio.insecure_channel(address)
+
+
 async def unary_calls_per_second(address: str, seconds: float) -> float:
     """Unary calls answered each second."""
-    async with grpc.aio.insecure_channel(address) as channel:
+    async with _channel(address) as channel:
         call = channel.unary_unary(f"/{_SERVICE}/ListStyles")
         await call(b"")
         answered = 0
@@ -120,7 +122,7 @@ async def messages_per_second(address: str, seconds: float) -> float:
     from forge.captioner.v1 import CaptionRequest
 
     request = CaptionRequest(prompt="word", max_words=200).to_bytes()
-    async with grpc.aio.insecure_channel(address) as channel:
+    async with _channel(address) as channel:
         call = channel.unary_stream(f"/{_SERVICE}/Caption")
         received = 0
 

@@ -22,12 +22,10 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
+from collections.abc import AsyncIterator, Generator
 from time import perf_counter
 from typing import Any, ClassVar
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
 from report import Claim, Row, print_report
 
 PACKAGES = ("uvicorn", "starlette", "sse-starlette", "pydantic", "uvloop", "httptools")
@@ -169,7 +167,7 @@ def follow_orders(publish: Any) -> None:
 
 
 @contextlib.contextmanager
-def server(name: str) -> Iterator[tuple[int, subprocess.Popen[bytes]]]:
+def server(name: str) -> Generator[tuple[int, subprocess.Popen[bytes]]]:
     """A server in its own process: its port, and the process to give orders to."""
     with socket.create_server(("127.0.0.1", 0), backlog=2048) as sock:
         process = subprocess.Popen(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -42,7 +42,7 @@ async def server(certificates: Path, request: pytest.FixtureRequest) -> AsyncIte
 @asynccontextmanager
 async def client(
     server: Server, certificates: Path, *, identified: bool
-) -> AsyncIterator[httpx.AsyncClient]:
+) -> AsyncGenerator[httpx.AsyncClient]:
     trust = ssl.create_default_context(cafile=str(certificates / "ca.pem"))
     if identified:
         trust.load_cert_chain(certificates / "client.pem", certificates / "client.key")
