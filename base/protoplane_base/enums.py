@@ -125,17 +125,20 @@ def _schema(enum: type[ProtoEnum], on_unknown: type[Exception]) -> CoreSchema:
     by_number = cs.no_info_plain_validator_function(_by_number(enum))
     low, high = _INT32.start, _INT32.stop - 1
     within = cs.int_schema(ge=low, le=high)
-    return cs.union_schema(
-        [
-            cs.chain_schema([cs.str_schema(strict=True), by_name]),
-            cs.is_instance_schema(enum),
-            # Strictly, True is no integer, and 1.0 is left to the next choice.
-            cs.chain_schema([cs.int_schema(strict=True, ge=low, le=high), by_number]),
-            cs.chain_schema([cs.float_schema(strict=True), within, by_number]),
-        ],
-        mode="left_to_right",
-        custom_error_type="enum_name",
-        custom_error_message=f"expected {_expectation(enum)}",
+    spelled: list[CoreSchema | tuple[CoreSchema, str]] = [
+        cs.chain_schema([cs.str_schema(strict=True), by_name]),
+        # Strictly, True is no integer, and 1.0 is left to the next choice.
+        cs.chain_schema([cs.int_schema(strict=True, ge=low, le=high), by_number]),
+        cs.chain_schema([cs.float_schema(strict=True), within, by_number]),
+    ]
+    error: dict[str, Any] = {
+        "mode": "left_to_right",
+        "custom_error_type": "enum_name",
+        "custom_error_message": f"expected {_expectation(enum)}",
+    }
+    return cs.json_or_python_schema(
+        json_schema=cs.union_schema(spelled, **error),
+        python_schema=cs.union_schema([cs.is_instance_schema(enum), *spelled], **error),
         serialization=cs.plain_serializer_function_ser_schema(
             _JsonTable(enum).__getitem__, when_used="json"
         ),

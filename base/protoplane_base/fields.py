@@ -90,8 +90,9 @@ class _NullIsDefault:
         self, source: Any, handler: GetCoreSchemaHandler
     ) -> CoreSchema:
         schema = handler(source)
-        if schema["type"] == "union" and "custom_error_message" in schema:
-            return cast(CoreSchema, {**schema, "choices": [*schema["choices"], _NULL]})
+        nullable = _or_null(schema)
+        if nullable is not None:
+            return nullable
         return cs.no_info_before_validator_function(_default_for_none, schema)
 
     def __get_pydantic_json_schema__(
@@ -100,6 +101,18 @@ class _NullIsDefault:
         if schema["type"] == "function-before":
             return handler(schema["schema"])
         return handler(schema)
+
+
+def _or_null(schema: CoreSchema) -> CoreSchema | None:
+    """A union of ours with null as one more choice, so that no Python runs for other values."""
+    if schema["type"] == "union" and "custom_error_message" in schema:
+        return cast(CoreSchema, {**schema, "choices": [*schema["choices"], _NULL]})
+    if schema["type"] == "json-or-python":
+        from_json, from_python = _or_null(schema["json_schema"]), _or_null(schema["python_schema"])
+        if from_json is not None and from_python is not None:
+            both = {"json_schema": from_json, "python_schema": from_python}
+            return cast(CoreSchema, {**schema, **both})
+    return None
 
 
 def _default_for_none(value: Any) -> Any:

@@ -29,17 +29,13 @@ class NullValue(OpenEnum):
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        schema = cast("dict[str, Any]", super().__get_pydantic_core_schema__(source, handler))
-        return cast(
-            CoreSchema,
-            {
-                **schema,
-                "choices": [*schema["choices"], _null_choice()],
-                "metadata": {"pydantic_js_functions": [_null_json_schema]},
-                "serialization": cs.plain_serializer_function_ser_schema(
-                    _nothing, when_used="json"
-                ),
-            },
+        return cs.union_schema(
+            [_null_choice(), super().__get_pydantic_core_schema__(source, handler)],
+            mode="left_to_right",
+            custom_error_type="null_value",
+            custom_error_message="expected null",
+            serialization=cs.plain_serializer_function_ser_schema(_nothing, when_used="json"),
+            metadata={"pydantic_js_functions": [_null_json_schema]},
         )
 
 
