@@ -144,15 +144,20 @@ async def _show(method: MethodSpec[Any, Any], answers: AsyncIterator[str], plain
     """Print each answer as it comes; on a terminal with the time that it took."""
     rich = terminal.is_terminal() and not plain
     start = time.perf_counter()
-    waiting = Console(stderr=True).status("calling…") if rich else nullcontext()
+    status = Console(stderr=True).status("calling…") if rich else None
     count = 0
-    with waiting:
+    with status or nullcontext():
         async for answer in answers:
             count += 1
             seconds = time.perf_counter() - start
             streams = method.kind.server_streaming
             prefix = Text(f"{seconds * 1000:7.1f} ms  ", "dim") if streams else None
+            # Answers go to the standard output; the spinner, on the other one, makes room for them.
+            if status is not None:
+                status.stop()
             terminal.print_json(answer, plain=plain, prefix=prefix, tall=not streams)
+            if status is not None:
+                status.start()
     if rich:
         seconds = time.perf_counter() - start
         words = f"{count} message{'s' if count != 1 else ''} in {seconds * 1000:.1f} ms"
