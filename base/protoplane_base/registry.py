@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from protoplane_base.errors import UnknownTypeError
 
@@ -16,9 +16,9 @@ _types: dict[str, Codec[object]] = {}
 _pending: dict[str, list[str]] = {}
 
 
-def register(full_name: str, codec: object) -> None:
+def register(full_name: str, codec: Any) -> None:
     """Make a message class findable; the one that is imported last stands."""
-    _types[full_name] = codec  # type: ignore[assignment]
+    _types[full_name] = codec
 
 
 def register_modules(proto_package: str, modules: Iterable[str]) -> None:

@@ -204,7 +204,8 @@ class CallOptions(TypedDict, total=False):
     Attributes:
         timeout_s: Seconds until it fails with DEADLINE_EXCEEDED; without it a call takes its time.
         metadata: What to send along.
-        idempotency_key: Makes the call safe to repeat.
+        idempotency_key: Sent along as ``idempotency-key``, for a component that answers a repeated
+            call from memory; servers do not do that by themselves yet.
     """
 
     timeout_s: float | None

@@ -234,7 +234,6 @@ class File:
 
     path: str
     package: str
-    dependencies: tuple[str, ...]
     messages: tuple[Message, ...]
     enums: tuple[Enum, ...]
     services: tuple[Service, ...]

@@ -135,7 +135,6 @@ class _FileReader:
         return File(
             path=file.name,
             package=file.package,
-            dependencies=tuple(self._proto.dependency),
             messages=tuple(
                 self._message(file.message_types_by_name[m.name], (), (_FILE_MESSAGE, i))
                 for i, m in enumerate(self._proto.message_type)
