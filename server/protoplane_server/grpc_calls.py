@@ -25,7 +25,7 @@ _log = logging.getLogger("protoplane.server")
 _STATUS = {int(status.value[0]): status for status in grpc.StatusCode}
 _MAX_MESSAGE_CHARS = 1024
 _LET_FINISH_S = 0.05
-_CANCELLATION_S = 0.002
+_CANCELLATION_S = 0.01
 _MAX_DETAILS_BYTES = 4096
 """Clients accept 8 KiB of headers by default, and the details travel in base64."""
 
@@ -179,7 +179,9 @@ async def _cancelled_or_done(context: _Context) -> None:
     try:
         await context.send_initial_metadata(())
     except grpc.aio.UsageError:
-        # An answer was on its way already; then there is only time to wait for.
+        # An answer was sent already. Reading past the end is such an operation too, and the pause
+        # is for a loop that is behind with what the core has told it.
+        await context.read()
         await asyncio.sleep(_CANCELLATION_S)
 
 
