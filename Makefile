@@ -111,16 +111,24 @@ $(VENV_PB7)/.installed: pyproject.toml constraints.txt Makefile
 	$(call new-venv,$(VENV_PB7))
 	@mkdir -p $(BUILD)
 	@grep -vE '^(protobuf|grpcio[a-z-]*)==' constraints.txt > $(BUILD)/constraints-pb7.txt
-	$(call pip-install,$(VENV_PB7)) -e '.[server,validate]' 'protobuf==$(PROTOBUF7)' --group test -c $(BUILD)/constraints-pb7.txt
+	$(call pip-install,$(VENV_PB7)) -e '.[nats,objects,server,validate,zmq]' 'protobuf==$(PROTOBUF7)' --group test -c $(BUILD)/constraints-pb7.txt
 	@touch $@
 
 .PHONY: demo
 demo: install ## Serve a small captioner here, call it in three ways, and leave it up to be tried
 	@$(BIN)/protoplane demo
 
+.PHONY: fuzz
+fuzz: install ## Look for bytes that break the frame parser, for a minute
+	@mkdir -p $(BUILD)/fuzz-corpus
+	@$(BIN)/python tests/runtime/link/fuzz_frames.py -max_total_time=60 -max_len=2000 $(BUILD)/fuzz-corpus
+
+# The other modules in bench/ are parts of these.
+BENCHES := codec doors cancellation request_plane events
+
 .PHONY: bench
 bench: install ## Run the benchmarks
-	@for bench in bench/*.py; do printf '\n== %s ==\n' "$$bench"; $(BIN)/python "$$bench" || exit 1; done
+	@for bench in $(BENCHES); do printf '\n== bench/%s.py ==\n' "$$bench"; $(BIN)/python "bench/$$bench.py" || exit 1; done
 
 .PHONY: constraints
 constraints: ## Look up the newest versions that fit together and write constraints.txt (on Python 3.11)

@@ -1,6 +1,7 @@
-"""Every door against its bare peer, in one run: gRPC, JSON over HTTP, and events.
+"""Every door against its bare peer, in one run: gRPC, and JSON over HTTP.
 
-What is measured, and against whom, stands in ``doors_grpc.py`` and ``doors_http.py``.
+What is measured, and against whom, stands in ``doors_grpc.py`` and ``doors_http.py``;
+events have a benchmark of their own, ``events.py``.
 
     python bench/doors.py [--json] [--full]
 """
@@ -20,7 +21,6 @@ def main() -> None:
     parts = (
         doors_grpc.grpc_calls(full=full),
         doors_http.json_calls(full=full),
-        doors_http.event_deliveries(full=full),
     )
     print_report(
         "doors",

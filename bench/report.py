@@ -1,8 +1,12 @@
-"""What every benchmark prints: a table for people, and with ``--json`` one line for machines."""
+"""What every benchmark prints: a table for people, and with ``--json`` one line for machines.
+
+A claim whose figure is NaN could not be measured in this run: it is shown as missing, not kept.
+"""
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 import sys
@@ -63,21 +67,36 @@ def best_of(run: Callable[[], object], *, repeats: int = 7, seconds: float = 0.1
 
 
 def print_report(
-    bench: str, rows: Sequence[Row], claims: Sequence[Claim], packages: Sequence[str]
+    bench: str,
+    rows: Sequence[Row],
+    claims: Sequence[Claim],
+    packages: Sequence[str],
+    table: Table | None = None,
 ) -> None:
-    """Print the table, the claims and, with ``--json`` on the command line, the one line."""
+    """Print the table, the claims and, with ``--json`` on the command line, the one line.
+
+    Args:
+        bench: Name of the benchmark.
+        rows: What was measured.
+        claims: What it shows.
+        packages: Packages whose versions matter.
+        table: The rows in a form of their own; where absent, one line for each row.
+    """
     console = Console()
-    table = Table(
-        "what", "metric", "value", "unit", title=f"bench/{bench}.py", title_justify="left"
-    )
-    for row in rows:
-        table.add_row(row.name, row.metric, f"{row.value:,.2f}", row.unit)
+    if table is None:
+        table = Table("what", "metric", "value", "unit")
+        for row in rows:
+            table.add_row(row.name, row.metric, f"{row.value:,.2f}", row.unit)
+    table.title, table.title_justify = f"bench/{bench}.py", "left"
     console.print(table)
     bounds = Table("claim", "required", "measured", "holds", title_justify="left")
     for claim in claims:
         bound = f"{'at most' if claim.at_most else 'at least'} {claim.required:g}"
         verdict = "[green]yes[/]" if claim.holds else "[red]no[/]"
-        bounds.add_row(claim.claim, bound, f"{claim.measured:.2f}", verdict)
+        if math.isnan(claim.measured):
+            bounds.add_row(claim.claim, bound, "", "[yellow]missing[/]")
+        else:
+            bounds.add_row(claim.claim, bound, f"{claim.measured:.2f}", verdict)
     console.print(bounds)
     if "--json" in sys.argv:
         print(
@@ -94,7 +113,10 @@ def print_report(
                         {
                             "claim": claim.claim,
                             "required": claim.required,
-                            "measured": round(claim.measured, 3),
+                            # JSON has no NaN.
+                            "measured": None
+                            if math.isnan(claim.measured)
+                            else round(claim.measured, 3),
                             "holds": claim.holds,
                         }
                         for claim in claims

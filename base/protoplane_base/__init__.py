@@ -5,6 +5,7 @@ from importlib import import_module
 
 from protoplane_base.codec import Codec
 from protoplane_base.compat import GENERATED_FORMAT, VERSION, StaleRuntimeError, require_format
+from protoplane_base.copying import copied
 from protoplane_base.enums import ClosedEnum, NumberTable, OpenEnum, ProtoEnum
 from protoplane_base.errors import (
     Code,
@@ -147,6 +148,7 @@ __all__ = [
     "Value",
     "Violation",
     "construct",
+    "copied",
     "field",
     "has_field",
     "import_module",

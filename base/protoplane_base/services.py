@@ -6,7 +6,7 @@ neither knows of the other, and neither needs protobuf's own service stubs.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Coroutine, Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, ClassVar, Generic, Protocol, TypedDict, TypeVar
@@ -23,22 +23,25 @@ Metadata = Mapping[str, str | bytes]
 
 
 class MethodKind(Enum):
-    """The four kinds of rpc."""
+    """The four kinds of rpc.
+
+    Attributes:
+        client_streaming: Whether the caller sends any number of messages.
+        server_streaming: Whether the component answers with any number of messages.
+    """
 
     UNARY = "unary"
     SERVER_STREAM = "server_stream"
     CLIENT_STREAM = "client_stream"
     BIDI_STREAM = "bidi_stream"
 
-    @property
-    def client_streaming(self) -> bool:
-        """Whether the caller sends any number of messages."""
-        return self in (MethodKind.CLIENT_STREAM, MethodKind.BIDI_STREAM)
+    # Plain attributes: every call asks for them.
+    client_streaming: bool
+    server_streaming: bool
 
-    @property
-    def server_streaming(self) -> bool:
-        """Whether the component answers with any number of messages."""
-        return self in (MethodKind.SERVER_STREAM, MethodKind.BIDI_STREAM)
+    def __init__(self, value: str) -> None:
+        self.client_streaming = value in ("client_stream", "bidi_stream")
+        self.server_streaming = value in ("server_stream", "bidi_stream")
 
 
 class Idempotency(Enum):
@@ -203,14 +206,27 @@ class CallOptions(TypedDict, total=False):
 
     Attributes:
         timeout_s: Seconds until it fails with DEADLINE_EXCEEDED; without it a call takes its time.
+            Where it is tried more than once, this is the time for all attempts together.
         metadata: What to send along.
-        idempotency_key: Sent along as ``idempotency-key``, for a component that answers a repeated
-            call from memory; servers do not do that by themselves yet.
+        idempotency_key: Names this call, so that it is safe to repeat whatever its method does: it
+            is retried as an idempotent one is. Sent along as ``idempotency-key``, by which a
+            server that remembers its first answer gives that one again.
+        entity: Path of who is to take the call: an instance, or a collection, any of whose
+            instances will do; without it, any instance there is.
+        sticky_key: Calls with the same key go to the same instance, for as long as it is there.
+        hedge_after_s: Seconds without an answer after which a second instance is asked too, and
+            whichever answers first is used. For unary calls that may be repeated.
+
+    Where there is one instance only, as behind an address, the last two change nothing; ``entity``
+    is refused where the instance is another, or nobody said its name.
     """
 
     timeout_s: float | None
     metadata: Metadata
     idempotency_key: str
+    entity: str
+    sticky_key: str
+    hedge_after_s: float
 
 
 class Channel(Protocol):
@@ -220,9 +236,9 @@ class Channel(Protocol):
     raises `PlaneError` when the call fails, with DEADLINE_EXCEEDED once its timeout has passed.
     """
 
-    async def unary(
+    def unary(
         self, method: MethodSpec[_Req, _Res], request: _Req, options: CallOptions
-    ) -> _Res:
+    ) -> Coroutine[Any, Any, _Res]:
         """One message there, one back."""
         ...
 

@@ -71,6 +71,16 @@ def construct(cls: type[_M], fields: dict[str, Any], pb: PbMessage) -> _M:
     return model
 
 
+def twin(model: _M, values: dict[str, Any]) -> _M:
+    """Make a model of the same class, with the same fields set, of other values."""
+    other = _new(model.__class__)
+    _set(other, "__dict__", values)
+    _set_fields_set(other, model.__pydantic_fields_set__.copy())
+    _set_extra(other, None)
+    _set_private(other, None)
+    return other
+
+
 def restore(model: Message, pb: _P) -> _P:
     """Put the fields that the model's schema does not know back into ``pb``, and return it."""
     rest = model.__dict__.get(UNKNOWN)

@@ -14,13 +14,12 @@ from protoplane_base import (
     MethodSpec,
     PlaneError,
 )
+from protoplane_runtime.calling import IDEMPOTENCY_KEY, outgoing_metadata
+from protoplane_runtime.tracing import TRACEPARENT
 
 _T = TypeVar("_T")
 
 _NAME = re.compile(r"[a-z0-9_.-]+")
-
-IDEMPOTENCY_KEY = "idempotency-key"
-"""Metadata that carries `CallOptions`' idempotency key."""
 
 
 def encode(method: MethodSpec[_T, Any], request: _T) -> bytes:
@@ -48,7 +47,10 @@ def decode(method: MethodSpec[Any, _T], data: bytes) -> _T:
 
 
 def full_metadata(options: CallOptions) -> list[tuple[str, str | bytes]]:
-    """The metadata of a call, its idempotency key included, with names in lower case.
+    """The metadata of a call, with names in lower case: also its idempotency key and its trace.
+
+    A call that a handler makes belongs to the trace of the call that it serves, unless the caller
+    gives a ``traceparent`` of its own.
 
     Raises:
         PlaneError: INVALID_ARGUMENT where a name or a value cannot travel.
@@ -74,6 +76,9 @@ def full_metadata(options: CallOptions) -> list[tuple[str, str | bytes]]:
     key = options.get("idempotency_key")
     if key is not None:
         pairs.append((IDEMPOTENCY_KEY, key))
+    trace = outgoing_metadata()
+    if trace and all(name != TRACEPARENT for name, _ in pairs):
+        pairs += trace
     return pairs
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterable, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Sequence
+from contextlib import aclosing
 from typing import Any, TypeVar
 
 import grpc
@@ -11,8 +12,13 @@ import grpc.aio
 
 from protoplane_base import CallOptions, Code, MethodSpec, PlaneError
 from protoplane_client.calls import Outgoing, decode, encode, full_metadata
+from protoplane_client.connection import Connection
 from protoplane_client.details import unpack_status
+from protoplane_client.route import ConnectionState, ConnectionStats
 from protoplane_client.tls import Tls, hang_up_hint
+from protoplane_client.untyped import UNTYPED
+from protoplane_runtime.calling import outgoing_timeout_s
+from protoplane_runtime.link.errors import UnsentError
 
 _Req = TypeVar("_Req")
 _Res = TypeVar("_Res")
@@ -21,8 +27,18 @@ DEFAULT_MAX_MESSAGE_BYTES = 10 * 1024 * 1024
 """Largest message that is accepted unless said otherwise."""
 
 
+_STATES = {
+    grpc.ChannelConnectivity.IDLE: ConnectionState.DISCONNECTED,
+    grpc.ChannelConnectivity.CONNECTING: ConnectionState.CONNECTING,
+    grpc.ChannelConnectivity.READY: ConnectionState.CONNECTED,
+    grpc.ChannelConnectivity.TRANSIENT_FAILURE: ConnectionState.RECONNECTING,
+    grpc.ChannelConnectivity.SHUTDOWN: ConnectionState.FAILED,
+}
+_NO_CONNECTION = "failed to connect to all addresses"
+
+
 class GrpcChannel:
-    """A `Channel` over one HTTP/2 connection, opened by the first call and reopened as needed.
+    """A `Route` over one HTTP/2 connection, opened by the first call and reopened as needed.
 
     Args:
         address: What gRPC dials: ``host:port`` or ``unix:/path``.
@@ -30,6 +46,8 @@ class GrpcChannel:
         max_message_bytes: Largest answer that is accepted; beyond it, RESOURCE_EXHAUSTED.
         keepalive_s: Seconds of silence after which to ping; never where absent. Servers cut off
             who pings more often than they allow.
+        name: The instance at this address; the address itself where absent.
+        token: Bearer token that goes along with every call.
 
     Raises:
         OSError: A file of ``tls`` cannot be read.
@@ -42,6 +60,8 @@ class GrpcChannel:
         tls: Tls | None = None,
         max_message_bytes: int = DEFAULT_MAX_MESSAGE_BYTES,
         keepalive_s: float | None = None,
+        name: str | None = None,
+        token: str | None = None,
     ) -> None:
         options: list[tuple[str, Any]] = [
             ("grpc.max_receive_message_length", max_message_bytes),
@@ -63,28 +83,66 @@ class GrpcChannel:
             if tls.server_name is not None:
                 options.append(("grpc.ssl_target_name_override", tls.server_name))
             self._channel = grpc.aio.secure_channel(address, tls.grpc_credentials(), options)
+        self._credentials = [("authorization", f"Bearer {token}")] if token else []
         self.address = address
+        self._name = name or address
+        self._connection = Connection()
         hint = hang_up_hint(tls, secure=tls is not None, scheme="grpcs")
         self._hint = "" if address.startswith("unix:") else hint
         self._closed = False
         self._calls: dict[str, Any] = {}
+        self._untyped_calls: dict[str, Any] = {}
+
+    @property
+    def name(self) -> str:
+        """The instance that it leads to, or its address."""
+        return self._name
+
+    @property
+    def state(self) -> ConnectionState:
+        """Where the connection stands; gRPC tells of no change that nobody looks for."""
+        self._connection.move(_STATES[self._channel.get_state()])
+        return self._connection.state
+
+    @property
+    def stats(self) -> ConnectionStats:
+        """What the connection has counted, without what gRPC puts around messages."""
+        self._connection.move(_STATES[self._channel.get_state()])
+        return self._connection.stats
+
+    @property
+    def outstanding(self) -> int:
+        """Calls that are open."""
+        return self._connection.outstanding
+
+    @property
+    def draining(self) -> bool:
+        """Never: gRPC keeps to itself that a server goes away, and reconnects."""
+        return False
 
     async def unary(
         self, method: MethodSpec[_Req, _Res], request: _Req, options: CallOptions
     ) -> _Res:
         """One message there, one back; see `protoplane_base.Channel`."""
+        if method.response is UNTYPED:
+            return await self._only_answer(method, request, options)
         data = encode(method, request)
+        connection = self._connection
+        connection.outstanding += 1
         try:
-            answer: bytes = await self._call(method, data, options)
+            answer: bytes = await self._call(method, connection.sent(data), options)
         except (grpc.aio.AioRpcError, asyncio.CancelledError) as error:
             raise self._failure(error) from error
-        return decode(method, answer)
+        finally:
+            connection.outstanding -= 1
+        return decode(method, connection.received(answer))
 
     async def server_stream(
         self, method: MethodSpec[_Req, _Res], request: _Req, options: CallOptions
-    ) -> AsyncIterator[_Res]:
+    ) -> AsyncGenerator[_Res, None]:
         """One message there, any number back; the call starts when the first is asked for."""
-        call = self._call(method, encode(method, request), options)
+        data = encode(method, request)
+        call = self._call(method, self._connection.sent(data), options)
         async for answer in self._answers(method, call):
             yield answer
 
@@ -96,11 +154,16 @@ class GrpcChannel:
     ) -> _Res:
         """Any number there, one back; an error of ``requests`` ends the call and is raised."""
         outgoing = Outgoing(method, requests)
+        connection = self._connection
+        connection.outstanding += 1
         try:
-            answer: bytes = await self._call(method, outgoing.encoded(), options)
+            data = connection.all_sent(outgoing.encoded())
+            answer: bytes = await self._call(method, data, options)
         except (grpc.aio.AioRpcError, asyncio.CancelledError) as error:
             raise (outgoing.error or self._failure(error)) from error
-        return decode(method, answer)
+        finally:
+            connection.outstanding -= 1
+        return decode(method, connection.received(answer))
 
     async def bidi_stream(
         self,
@@ -110,7 +173,7 @@ class GrpcChannel:
     ) -> AsyncIterator[_Res]:
         """Any number there and back; the call starts when the first answer is asked for."""
         outgoing = Outgoing(method, requests)
-        call = self._call(method, outgoing.encoded(), options)
+        call = self._call(method, self._connection.all_sent(outgoing.encoded()), options)
         async for answer in self._answers(method, call, outgoing):
             yield answer
 
@@ -120,19 +183,40 @@ class GrpcChannel:
             self._closed = True
             await self._channel.close()
 
+    async def _only_answer(
+        self, method: MethodSpec[_Req, _Res], request: _Req, options: CallOptions
+    ) -> _Res:
+        """The answer of a method that may turn out to stream: a unary call would wait for ever."""
+        found: list[_Res] = []
+        async with aclosing(self.server_stream(method, request, options)) as answers:
+            async for answer in answers:
+                if found:
+                    break
+                found.append(answer)
+            else:
+                if found:
+                    return found[0]
+        what = "more than one message" if found else "no message"
+        raise PlaneError(
+            Code.INTERNAL, f"{method.path} answered with {what}; if it streams, call it so"
+        )
+
     def _call(self, method: MethodSpec[Any, Any], request: Any, options: CallOptions) -> Any:
         if self._closed:
             raise PlaneError(Code.FAILED_PRECONDITION, f"the plane to {self.address} is closed")
-        start = self._calls.get(method.path)
+        untyped = method.response is UNTYPED
+        calls = self._untyped_calls if untyped else self._calls
+        start = calls.get(method.path)
         if start is None:
             kind = method.kind
             ways = ("stream" if kind.client_streaming else "unary") + (
-                "_stream" if kind.server_streaming else "_unary"
+                "_stream" if kind.server_streaming or untyped else "_unary"
             )
-            start = self._calls[method.path] = getattr(self._channel, ways)(method.path)
-        metadata = full_metadata(options)
+            start = calls[method.path] = getattr(self._channel, ways)(method.path)
+        metadata = [*full_metadata(options), *self._credentials]
+        timeout_s = outgoing_timeout_s(options.get("timeout_s"))
         try:
-            call = start(request, timeout=options.get("timeout_s"), metadata=metadata)
+            call = start(request, timeout=timeout_s, metadata=metadata)
             return _with_true_status(call) if method.kind.client_streaming else call
         except (TypeError, ValueError) as error:
             raise PlaneError(
@@ -142,19 +226,27 @@ class GrpcChannel:
     async def _answers(
         self, method: MethodSpec[Any, _Res], call: Any, outgoing: Outgoing | None = None
     ) -> AsyncIterator[_Res]:
+        connection = self._connection
+        connection.outstanding += 1
         try:
             async for answer in call:
-                yield decode(method, answer)
+                yield decode(method, connection.received(answer))
         except (grpc.aio.AioRpcError, asyncio.CancelledError) as error:
             if outgoing is not None and outgoing.error is not None:
                 raise outgoing.error from error
             raise self._failure(error) from error
         finally:
+            connection.outstanding -= 1
             call.cancel()
 
     def _failure(self, error: grpc.aio.AioRpcError | asyncio.CancelledError) -> BaseException:
         if isinstance(error, grpc.aio.AioRpcError):
-            return plane_error(error, self.address, self._hint)
+            failure = plane_error(error, self.address, self._hint)
+            # A server could say these words too, of a server behind it; but then it is connected.
+            unsent = (error.details() or "").startswith(_NO_CONNECTION)
+            if unsent and self.state is ConnectionState.RECONNECTING:
+                return UnsentError(failure.message)
+            return failure
         task = asyncio.current_task()
         if self._closed and not (task and task.cancelling()):
             return PlaneError(Code.CANCELLED, f"the plane to {self.address} was closed")

@@ -11,6 +11,7 @@ import httpx
 
 from protoplane_base import Code, PlaneError
 from protoplane_client.tls import Tls, hang_up_hint
+from protoplane_runtime.link.errors import UnsentError
 
 _CONNECT_S = 10.0
 
@@ -26,12 +27,13 @@ class HttpSession:
         OSError: A file of ``tls`` cannot be read.
     """
 
-    def __init__(self, base_url: str, *, tls: Tls | None = None) -> None:
+    def __init__(self, base_url: str, *, tls: Tls | None = None, token: str | None = None) -> None:
         self.base_url = base_url.rstrip("/")
         verify: ssl.SSLContext | bool = True if tls is None else tls.ssl_context()
         self.client = httpx.AsyncClient(
             base_url=self.base_url,
             verify=verify,
+            headers={"authorization": f"Bearer {token}"} if token else None,
             # Deadlines are those of the call. Streams are many and long, so nothing caps them.
             timeout=httpx.Timeout(None, connect=_CONNECT_S),
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=64),
@@ -40,6 +42,11 @@ class HttpSession:
         self._closed = False
         secure = self.base_url.startswith("https:")
         self._hint = hang_up_hint(tls, secure=secure, scheme="https")
+
+    @property
+    def closed(self) -> bool:
+        """Whether `aclose` was called."""
+        return self._closed
 
     def require_open(self) -> None:
         """Refuse use after `aclose`.
@@ -58,12 +65,10 @@ class HttpSession:
         except httpx.LocalProtocolError as error:
             raise PlaneError(Code.INVALID_ARGUMENT, f"HTTP cannot carry this: {error}") from error
         except httpx.ConnectTimeout as error:
-            raise PlaneError(
-                Code.UNAVAILABLE, f"cannot reach {self.base_url} within {_CONNECT_S:g} s"
-            ) from error
+            raise UnsentError(f"cannot reach {self.base_url} within {_CONNECT_S:g} s") from error
         except httpx.ConnectError as error:
-            raise PlaneError(
-                Code.UNAVAILABLE, f"cannot reach {self.base_url}: {str(error) or 'no connection'}"
+            raise UnsentError(
+                f"cannot reach {self.base_url}: {str(error) or 'no connection'}"
             ) from error
         except (httpx.TransportError, httpx.DecodingError) as error:
             raise PlaneError(

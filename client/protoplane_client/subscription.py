@@ -34,12 +34,14 @@ class Received:
         key: Key that it is filed under.
         type: Full name of its message.
         json: The message as ProtoJSON.
+        instance: Whose log it is in, where several are followed as one; else empty.
     """
 
     id: str
     key: str
     type: str
     json: str
+    instance: str = ""
 
     @property
     def message(self) -> Any:
@@ -66,15 +68,20 @@ class Reconnect:
 
 
 async def subscribe(
-    session: HttpSession,
+    session: HttpSession | Callable[[], HttpSession],
     key_expression: str,
     *,
     after: EventId | Start | str | None = None,
     on_reconnect: Callable[[Reconnect], object] | None = None,
     give_up_s: float | None = None,
     idle_s: float = 60.0,
+    instance: str = "",
 ) -> AsyncIterator[Received | Gap]:
-    """Follow all events that a key expression matches; see `Plane.subscribe`."""
+    """Follow all events that a key expression matches; see `Plane.subscribe`.
+
+    The session may be something that says before each try which one to use; all of them lead to the
+    same log.
+    """
     position = "" if after is None or after is Start.NOW else str(getattr(after, "value", after))
     backoff = Backoff()
     lost_at: float | None = None
@@ -84,12 +91,13 @@ async def subscribe(
         reason = "the server ended the stream"
         began = clock()
         try:
-            async for chunk in _stream(session, key_expression, position, idle_s):
+            asked = session() if callable(session) else session
+            async for chunk in _stream(asked, key_expression, position, idle_s):
                 lost_at = None
                 for event in parser.feed(chunk):
                     backoff.reset()
                     seen, position = position, event.id
-                    item = _item(event)
+                    item = _item(event, instance)
                     if isinstance(item, Gap) or not _is_repeat(event.id, seen):
                         yield item
                 position = parser.last_event_id
@@ -167,9 +175,9 @@ async def _check(session: HttpSession, response: httpx.Response) -> None:
     )
 
 
-def _item(event: ServerSentEvent) -> Received | Gap:
+def _item(event: ServerSentEvent, instance: str) -> Received | Gap:
     if event.type != "gap":
-        return Received(event.id, event.extra.get("key", ""), event.type, event.data)
+        return Received(event.id, event.extra.get("key", ""), event.type, event.data, instance)
     try:
         content = json.loads(event.data)
         oldest = content.get("oldest")
@@ -177,6 +185,7 @@ def _item(event: ServerSentEvent) -> Received | Gap:
             asked=EventId.parse(content["asked"]),
             oldest=None if oldest is None else EventId.parse(oldest),
             next=EventId.parse(content["next"]),
+            ephemeral=content.get("ephemeral") is True,
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise PlaneError(Code.INTERNAL, f"a gap event that makes no sense: {event.data}") from error

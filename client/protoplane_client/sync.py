@@ -7,19 +7,33 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
+from collections.abc import (
+    AsyncIterator,
+    Callable,
+    Coroutine,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from functools import cache
 from types import TracebackType
-from typing import Any, Self, TypeVar, Unpack
+from typing import Any, Self, TypeVar, Unpack, overload
 
 from protoplane_base import CallOptions, Client, Message, MethodSpec
+from protoplane_client.addressing import Whom
+from protoplane_client.events import Place
 from protoplane_client.grpc_channel import DEFAULT_MAX_MESSAGE_BYTES
 from protoplane_client.plane import Plane, connect
+from protoplane_client.policy import Policy
 from protoplane_client.subscription import Received, Reconnect
 from protoplane_client.tls import Tls
-from protoplane_runtime.engines.interface import EventId, Gap, Start
+from protoplane_runtime.engines.discovery import DEFAULT_NAMESPACE, Discovery
+from protoplane_runtime.engines.interface import EventId, Gap
 
 _T = TypeVar("_T")
+_Req = TypeVar("_Req")
+_Res = TypeVar("_Res")
 
 
 @cache
@@ -113,22 +127,59 @@ class SyncPlane:
         """A generated client whose methods block; see `SyncClient`."""
         return SyncClient(client(self._plane))
 
-    def publish(self, key: str, message: Message) -> EventId:
+    @overload
+    def request(
+        self,
+        entity: Whom | None,
+        method: MethodSpec[_Req, _Res],
+        message: _Req | bytes,
+        /,
+        **options: Unpack[CallOptions],
+    ) -> _Res: ...
+
+    @overload
+    def request(
+        self,
+        entity: Whom | None,
+        method: str,
+        message: Message | bytes,
+        /,
+        **options: Unpack[CallOptions],
+    ) -> bytes: ...
+
+    def request(
+        self,
+        entity: Whom | None,
+        method: MethodSpec[Any, Any] | str,
+        message: Any,
+        /,
+        **options: Unpack[CallOptions],
+    ) -> Any:
+        """Ask somebody something; see `Plane.request`."""
+        plane: Any = self._plane
+        return _run(_awaited(plane.request, entity, method, message, **options))
+
+    def publish(self, key: str, message: Message, *, entity: Whom | None = None) -> EventId:
         """Publish an event; see `Plane.publish`."""
-        return _run(self._plane.publish(key, message))
+        return _run(self._plane.publish(key, message, entity=entity))
 
     def subscribe(
         self,
         key_expression: str,
         *,
-        after: EventId | Start | str | None = None,
+        entity: Whom | None = None,
+        after: Place | Mapping[str, Place] | None = None,
         on_reconnect: Callable[[Reconnect], object] | None = None,
         give_up_s: float | None = None,
     ) -> SyncStream[Received | Gap]:
         """Follow events; see `Plane.subscribe`."""
         return SyncStream(
             self._plane.subscribe(
-                key_expression, after=after, on_reconnect=on_reconnect, give_up_s=give_up_s
+                key_expression,
+                entity=entity,
+                after=after,
+                on_reconnect=on_reconnect,
+                give_up_s=give_up_s,
             )
         )
 
@@ -149,12 +200,16 @@ class SyncPlane:
 
 
 def connect_sync(
-    target: str,
+    target: str | Sequence[str] | Mapping[str, str],
     *,
-    http: str | None = None,
+    http: str | Sequence[str] | Mapping[str, str] | None = None,
     tls: Tls | None = None,
+    token: str | None = None,
     max_message_bytes: int = DEFAULT_MAX_MESSAGE_BYTES,
     keepalive_s: float | None = None,
+    policy: Policy | None = None,
+    engine: str | Discovery | None = None,
+    namespace: str = DEFAULT_NAMESPACE,
 ) -> SyncPlane:
     """Reach a component from code that is not asynchronous; arguments as for `connect`."""
 
@@ -163,8 +218,12 @@ def connect_sync(
             target,
             http=http,
             tls=tls,
+            token=token,
             max_message_bytes=max_message_bytes,
             keepalive_s=keepalive_s,
+            policy=policy,
+            engine=engine,
+            namespace=namespace,
         )
 
     return SyncPlane(_run(opened()))

@@ -1,26 +1,29 @@
 """Where all doors meet: finds the handler of a call and runs the chain around it, once.
 
-The chain is: drain and limits, validation, deadline, the handler, errors, metrics. A door decodes
-what came, calls `Dispatcher.begin`, then `Dispatcher.unary` or `Dispatcher.stream`, and encodes
-what it gets.
+The chain is: drain and limits, validation, replies to repeated calls, deadline, the handler,
+errors, metrics. A door decodes what came, calls `Dispatcher.begin`, then `Dispatcher.unary` or
+`Dispatcher.stream`, and encodes what it gets.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextvars import Token
 from time import monotonic, perf_counter
-from typing import Any, TypeVar
+from typing import Any
 
-from protoplane_base import Code, Message, MethodSpec, PlaneError, Service
+from protoplane_base import Code, Message, MethodKind, MethodSpec, PlaneError, Service
+from protoplane_runtime.calling import IDEMPOTENCY_KEY, ServedCall, serving
 from protoplane_runtime.engines.interface import EventLog
+from protoplane_server.access import Access
 from protoplane_server.context import CallContext, CallInfo
+from protoplane_server.deadlines import Deadlines
 from protoplane_server.limits import Limits
 from protoplane_server.metrics import CallStats, Metrics
+from protoplane_server.replies import Replies
 from protoplane_server.validation import Check, check_of
-
-_T = TypeVar("_T")
 
 _log = logging.getLogger("protoplane.server")
 _END: Any = object()
@@ -55,11 +58,14 @@ class Entry:
 class Dispatcher:
     """The methods of a component, and the chain that every call to one goes through.
 
+    It belongs to the event loop of its first call.
+
     Args:
         services: What implements them; each service of a schema at most once.
         events: Where handlers publish.
         limits: Bounds on what is taken on.
         metrics: Where to count; by default counts of its own.
+        access: Who may call; everybody where absent.
 
     Raises:
         ValueError: There is no service, or two implement the same one.
@@ -73,6 +79,7 @@ class Dispatcher:
         events: EventLog,
         limits: Limits = Limits(),  # noqa: B008  # frozen
         metrics: Metrics | None = None,
+        access: Access | None = None,
     ) -> None:
         if not services:
             raise ValueError("a component needs at least one service")
@@ -80,6 +87,7 @@ class Dispatcher:
         self.events = events
         self.limits = limits
         self.metrics = Metrics() if metrics is None else metrics
+        self.access = access
         self._entries: dict[str, Entry] = {}
         for service in self.services:
             for method in service.spec.methods.values():
@@ -88,8 +96,12 @@ class Dispatcher:
                 self._entries[method.path] = Entry(service, method)
         # By identity, because hashing a spec means hashing all that it says.
         self._by_spec = {id(entry.method): entry for entry in self._entries.values()}
+        self._deadlines = Deadlines()
+        self._replies = Replies(limits, self.metrics.replies)
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._open: dict[CallContext, asyncio.Task[Any] | None] = {}
         self._drained: asyncio.Event | None = None
+        self._bounded = access is not None or limits.max_concurrent_calls is not None
 
     @property
     def draining(self) -> bool:
@@ -144,7 +156,7 @@ class Dispatcher:
     async def unary(self, ctx: CallContext, request: Any) -> Any:
         """Serve a call that has one answer.
 
-        Cancelling it cancels the handler.
+        Cancelling it cancels the handler, unless others wait for the same reply; see `Replies`.
 
         Args:
             ctx: From `begin`, used once.
@@ -155,25 +167,37 @@ class Dispatcher:
             PlaneError: The call failed; nothing else but cancellation leaves here.
         """
         entry = ctx.entry
-        stats = self._stats(ctx)
+        info = ctx.info
+        stats = entry.stats.get(info.door) or self._stats(ctx)
         started = perf_counter()
         code = Code.OK
         checked: AsyncGenerator[Any, None] | None = None
         stats.in_flight += 1
         try:
-            self._admit(ctx)
-            self._open[ctx] = asyncio.current_task()
+            # Mostly nothing is bounded, and then there is no question.
+            if self._bounded or ctx.deadline is not None:
+                self._admit(ctx)
+            # Told the loop, it answers several times faster.
+            self._open[ctx] = asyncio.current_task(self._loop or self._running())
             if entry.check is not None:
                 if entry.method.kind.client_streaming:
                     request = checked = _checked(request, entry.check)
                 else:
                     entry.check(request)
-            if ctx.deadline is None:
-                response = await entry.handler(request, ctx)
-            else:
-                response = await _within(ctx, entry.handler(request, ctx))
-            if entry.answers is not None and not isinstance(response, entry.answers):
-                raise _wrong_answer(entry, response)
+            if IDEMPOTENCY_KEY in info.metadata and entry.method.kind is MethodKind.UNARY:
+                key = info.metadata[IDEMPOTENCY_KEY]
+                return await self._replies.answer(ctx, request, key, _handle)
+            before = serving.set(ctx)
+            try:
+                if ctx.deadline is None:
+                    answer = await entry.handler(request, ctx)
+                else:
+                    self._deadlines.watch(ctx)
+                    answer = await self._deadlines.within(ctx, entry.handler(request, ctx))
+            finally:
+                _restore(before)
+            if entry.answers is not None and not isinstance(answer, entry.answers):
+                raise _wrong_answer(entry, answer)
         except BaseException as error:
             failure = _failure(ctx, error)
             code = _code(ctx, failure)
@@ -181,7 +205,7 @@ class Dispatcher:
                 raise
             raise failure from error
         else:
-            return response
+            return answer
         finally:
             if checked is not None:
                 await checked.aclose()
@@ -231,6 +255,7 @@ class Dispatcher:
         """
         if self._drained is None:
             self._drained = asyncio.Event()
+            self._bounded = True
         if not self._open:
             return
         try:
@@ -256,18 +281,25 @@ class Dispatcher:
         started = perf_counter()
         code = Code.OK
         stats.in_flight += 1
-        self._open[ctx] = asyncio.current_task()
+        self._open[ctx] = asyncio.current_task(self._loop or self._running())
         answers: Any = None
         try:
             answers = entry.handler(request, ctx)
             if not hasattr(answers, "__anext__"):
                 raise _wrong_answer(entry, answers)
+            self._deadlines.watch(ctx)
             klass = entry.answers
             while True:
-                if ctx.deadline is None:
-                    answer = await anext(answers, _END)
-                else:
-                    answer = await _within(ctx, _step(answers))
+                if ctx.late:
+                    raise ctx.too_late()
+                before = serving.set(ctx)
+                try:
+                    if ctx.deadline is None:
+                        answer = await anext(answers, _END)
+                    else:
+                        answer = await self._deadlines.within(ctx, _step(answers))
+                finally:
+                    _restore(before)
                 if answer is _END:
                     break
                 if klass is not None and not isinstance(answer, klass):
@@ -301,7 +333,10 @@ class Dispatcher:
         return stats
 
     def _admit(self, ctx: CallContext) -> None:
+        if self.access is not None and not ctx.info.identity:
+            ctx.info.identity = self.access.caller(ctx.info.metadata)
         if self._drained is not None:
+            ctx.refused = True
             raise PlaneError(Code.UNAVAILABLE, "the server is shutting down; call another instance")
         most = self.limits.max_concurrent_calls
         if most is not None and len(self._open) >= most:
@@ -310,9 +345,14 @@ class Dispatcher:
                 f"{most} calls are open, the most that this server takes at once; try again later",
             )
         if ctx.deadline is not None and ctx.deadline <= monotonic():
-            raise _too_late(ctx)
+            raise ctx.too_late()
+
+    def _running(self) -> asyncio.AbstractEventLoop:
+        self._loop = asyncio.get_running_loop()
+        return self._loop
 
     def _end(self, ctx: CallContext) -> None:
+        ctx.over = True
         self._open.pop(ctx, None)
         if self._drained is not None and not self._open:
             self._drained.set()
@@ -322,16 +362,29 @@ _LAST_WORDS_S = 2.0
 """How long cancelled handlers have to clean up when the server goes away."""
 
 
-async def _within(ctx: CallContext, work: Coroutine[Any, Any, _T]) -> _T:
-    assert ctx.deadline is not None
-    limit = asyncio.timeout(ctx.deadline - monotonic())
+async def _handle(ctx: CallContext, request: Any) -> Any:
+    """Run a handler in a task of its own; each who waits for its reply minds its own deadline."""
+    serving.set(ctx)
+    entry = ctx.entry
     try:
-        async with limit:
-            return await work
-    except TimeoutError:
-        if limit.expired():
-            raise _too_late(ctx) from None
-        raise
+        answer = await entry.handler(request, ctx)
+        if entry.answers is not None and not isinstance(answer, entry.answers):
+            raise _wrong_answer(entry, answer)
+    except BaseException as error:
+        failure = _failure(ctx, error)
+        if failure is error:
+            raise
+        raise failure from error
+    return answer
+
+
+def _restore(before: Token[ServedCall | None]) -> None:
+    try:
+        serving.reset(before)
+    except ValueError:
+        # The loop is gone, and the collector closes what was left of the call in a context of its
+        # own, where there is nothing to restore.
+        return
 
 
 async def _step(answers: AsyncIterator[Any]) -> Any:
@@ -348,12 +401,15 @@ async def _close(ctx: CallContext, answers: Any) -> None:
     close = getattr(answers, "aclose", None) or getattr(answers, "close", None)
     if close is None:
         return
+    before = serving.set(ctx)
     try:
         closing = close()
         if closing is not None:
             await closing
     except Exception:  # noqa: BLE001  # the call has its outcome already
         _log.exception("%s failed while it was closed (request %s)", ctx.entry.path, ctx.request_id)
+    finally:
+        _restore(before)
 
 
 def _failure(ctx: CallContext, error: BaseException) -> BaseException:
@@ -389,10 +445,6 @@ def _code(ctx: CallContext, failure: BaseException) -> Code:
     # gRPC's core cancels a call whose deadline passed, maybe before its timer here went off.
     late = ctx.deadline is not None and monotonic() >= ctx.deadline
     return Code.DEADLINE_EXCEEDED if late else Code.CANCELLED
-
-
-def _too_late(ctx: CallContext) -> PlaneError:
-    return PlaneError(Code.DEADLINE_EXCEEDED, f"{ctx.entry.path} took longer than its deadline")
 
 
 def _wrong_answer(entry: Entry, answer: Any) -> TypeError:

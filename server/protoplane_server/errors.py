@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
 
-from google.protobuf import any_pb2, descriptor_pool
-from google.protobuf.message import DecodeError as PbDecodeError
-from google.protobuf.message import Message as PbMessage
-from google.protobuf.message_factory import GetMessageClass
 from google.rpc import error_details_pb2, status_pb2
 from pydantic import ValidationError
 
-from protoplane_base import Code, DecodeError, PlaneError, UnknownTypeError, Violation, message_type
+from protoplane_base import Code, DecodeError, PlaneError, Violation
+from protoplane_runtime.details import pack_details, unpack_details
 
 _MAX_SHOWN = 3
 
@@ -108,34 +104,3 @@ def from_status(status: status_pb2.Status) -> PlaneError:
     except ValueError:
         code = Code.UNKNOWN
     return PlaneError(code, status.message, unpack_details(status.details))
-
-
-def pack_details(details: Iterable[Any]) -> list[any_pb2.Any]:
-    """Details, each a generated model or a protobuf message, as ``google.protobuf.Any``."""
-    packed: list[any_pb2.Any] = []
-    for detail in details:
-        pb: PbMessage = detail if isinstance(detail, PbMessage) else detail.to_pb()
-        if isinstance(pb, any_pb2.Any):
-            packed.append(pb)
-            continue
-        box = any_pb2.Any()
-        box.Pack(pb)
-        packed.append(box)
-    return packed
-
-
-def unpack_details(details: Iterable[any_pb2.Any]) -> list[Any]:
-    """The reverse of `pack_details`: models, else protobuf messages, else the ``Any`` itself."""
-    return [_unpack(detail) for detail in details]
-
-
-def _unpack(detail: any_pb2.Any) -> Any:
-    name = detail.type_url.rpartition("/")[2]
-    try:
-        try:
-            return message_type(name).from_bytes(detail.value)
-        except UnknownTypeError:
-            found = descriptor_pool.Default().FindMessageTypeByName(name)
-            return GetMessageClass(found).FromString(detail.value)
-    except (KeyError, DecodeError, PbDecodeError):
-        return detail

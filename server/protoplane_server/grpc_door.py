@@ -15,12 +15,14 @@ import grpc.aio
 from grpc_channelz.v1 import channelz
 
 from protoplane_base import PlaneError
+from protoplane_runtime.link.carriers.interface import Started
+from protoplane_runtime.sockets import Address, bind
 from protoplane_server.dispatcher import Dispatcher
 from protoplane_server.grpc_calls import method_handler
 from protoplane_server.grpc_health import SERVICE as HEALTH
 from protoplane_server.grpc_health import HealthService
 from protoplane_server.grpc_reflection import reflection_handlers
-from protoplane_server.sockets import Address, bind
+from protoplane_server.link_grpc import link_handler
 from protoplane_server.tls import Tls
 
 
@@ -56,10 +58,18 @@ class GrpcDoor:
     Args:
         dispatcher: What serves the calls.
         options: How to behave.
+        link: Takes on the links that come in here; ``None`` takes none.
     """
 
-    def __init__(self, dispatcher: Dispatcher, options: GrpcOptions | None = None) -> None:
+    def __init__(
+        self,
+        dispatcher: Dispatcher,
+        options: GrpcOptions | None = None,
+        *,
+        link: Started | None = None,
+    ) -> None:
         self._dispatcher = dispatcher
+        self._link = link
         self._options = options or GrpcOptions()
         self._health: HealthService | None = None
         self._server: grpc.aio.Server | None = None
@@ -85,6 +95,9 @@ class GrpcDoor:
         )
         # The library asks them in order, for every call.
         handlers = [self._service_handlers(index) for index in range(len(services))]
+        if self._link is not None:
+            limit = self._dispatcher.limits.max_message_bytes
+            handlers.append(link_handler(self._link, limit))
         handlers.append(self._health.handlers())
         if self._options.reflection:
             handlers += reflection_handlers([*services, HEALTH])

@@ -11,15 +11,21 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, cast
 
-from protoplane_base import Service
+from protoplane_base import PlaneError, Service
+from protoplane_runtime.engines.discovery import Instance, Registration, instance_name
 from protoplane_runtime.engines.interface import EventLog
 from protoplane_runtime.engines.memory import MemoryLog
+from protoplane_runtime.engines.opening import Engine, open_engine
+from protoplane_runtime.link.carriers.inprocess import hosted
+from protoplane_runtime.sockets import Address, listen
+from protoplane_server.access import Access
 from protoplane_server.component import Component, instances
 from protoplane_server.dispatcher import Dispatcher
 from protoplane_server.grpc_door import GrpcDoor, GrpcOptions
+from protoplane_server.link_inprocess import InprocessHost
+from protoplane_server.links import Links
 from protoplane_server.metrics import Metrics
 from protoplane_server.options import Options
-from protoplane_server.sockets import Address, listen
 
 if TYPE_CHECKING:
     from protoplane_server.http import HttpDoor
@@ -28,6 +34,9 @@ _log = logging.getLogger("protoplane.server")
 
 _LAST_BYTES_S = 2.0
 """How long a door has to send what is written once no call is open."""
+
+_LEAVE_S = 2.0
+"""How long discovery may take to hear that this instance goes."""
 
 
 class Server:
@@ -39,12 +48,14 @@ class Server:
     Args:
         components: A service, or several; classes are instantiated.
         options: Where and how to listen.
-        events: The event log; by default one in memory, which is closed with the server.
+        events: The event log; by default that of ``options.engine``, or one in memory, which is
+            closed with the server.
 
     Raises:
         NoComponentError: One of the components is none.
         ValueError: Two components implement the same service.
         OSError: On entering: an address cannot be listened on; the message says it plainly.
+        PlaneError: On entering: the engine cannot be opened, or another instance has the name.
     """
 
     def __init__(
@@ -55,7 +66,7 @@ class Server:
         events: EventLog | None = None,
     ) -> None:
         self.options = options or Options()
-        self._own_events = MemoryLog() if events is None else None
+        self._own_events: EventLog | None = MemoryLog() if events is None else None
         # A service may be iterable itself; what is no component is an iterable of them.
         one = isinstance(components, Service) or callable(components)
         listed = [components] if one else components
@@ -65,20 +76,66 @@ class Server:
             events=events or self._own_events or MemoryLog(),
             limits=self.options.limits,
             metrics=Metrics(),
+            access=Access(self.options.tokens) if self.options.tokens else None,
         )
+        spec = self._services[0].spec
+        self.name = self.options.name or instance_name(spec.component or spec.full_name)
         self.grpc_address: str | None = None
         self.http_url: str | None = None
+        self._links: Links | None = None
         self._ready = False
         self._grpc: GrpcDoor | None = None
         self._http: HttpDoor | None = None
         self._http_task: asyncio.Task[None] | None = None
         self._stack = contextlib.AsyncExitStack()
+        self._engine: Engine | None = None
+        self._announced = contextlib.AsyncExitStack()
+        self._registration: Registration | None = None
         self._stopping: asyncio.Task[None] | None = None
 
     @property
     def events(self) -> EventLog:
-        """The log that handlers publish to."""
+        """The log that handlers publish to; that of an engine from when the server starts."""
         return self.dispatcher.events
+
+    @property
+    def link_addresses(self) -> tuple[str, ...]:
+        """Where links are taken, in order of preference."""
+        return self._links.addresses if self._links is not None else ()
+
+    async def relink(self, addresses: Iterable[str]) -> None:
+        """Take links at other addresses from now on, over other carriers if need be.
+
+        Who is connected at an address that is given up finishes its calls and goes on at the new
+        ones, without noticing.
+
+        Args:
+            addresses: All that there are from now on.
+
+        Raises:
+            OSError, PlaneError: One of them cannot be listened on; then nothing has changed.
+        """
+        if self._links is not None:
+            await self._links.listen(tuple(addresses))
+        if self._registration is not None:
+            await self._registration.update(endpoints=self.endpoints)
+
+    @property
+    def endpoints(self) -> tuple[str, ...]:
+        """Addresses of all doors that are open, the best first."""
+        secure = "s" if self.options.tls is not None else ""
+        found = [] if self.options.inproc is None else [f"inproc:{self.options.inproc}"]
+        # A unix socket is faster than anything else that leaves the process.
+        found += sorted(self.link_addresses, key=lambda each: not each.startswith("link+unix:"))
+        if self.grpc_address is not None and self.grpc_address.startswith("unix:"):
+            found.append(self.grpc_address)
+        elif self.grpc_address is not None:
+            found.append(f"link+grpc{secure}://{self.grpc_address}")
+            found.append(f"grpc{secure}://{self.grpc_address}")
+        # There, unix:/path means gRPC.
+        if self.http_url is not None and not self.http_url.startswith("unix:"):
+            found.append(self.http_url)
+        return tuple(found)
 
     @property
     def ready(self) -> bool:
@@ -86,20 +143,27 @@ class Server:
         return self._ready
 
     async def start(self) -> None:
-        """Enter the components and open the doors; what opened is shut again when one fails."""
+        """Open the engine, enter the components, open the doors, and let others find this instance.
+
+        What opened is shut again when one of it fails, or when this is cancelled.
+        """
         try:
+            if self.options.engine is not None:
+                await self._open_engine(self.options.engine)
             for service in self._services:
                 if isinstance(service, contextlib.AbstractAsyncContextManager):
                     entered: contextlib.AbstractAsyncContextManager[Any] = service
                     await self._stack.enter_async_context(entered)
             await self._open()
+            self._ready = True
+            if self._engine is not None:
+                await self._announce(self._engine)
         except BaseException:
             await self.stop(0)
             raise
-        self._ready = True
 
     async def stop(self, grace_s: float | None = None) -> None:
-        """Drain and shut: readiness ends, open calls finish, streams of events end, doors close.
+        """Drain and shut: others find this instance no more, open calls finish, doors close.
 
         Cancelling it does not stop the shutdown. Called again, with a shorter grace, it hurries.
 
@@ -120,14 +184,48 @@ class Server:
     async def __aexit__(self, *_: object) -> None:
         await self.stop()
 
+    async def _open_engine(self, url: str) -> None:
+        self._engine = engine = await open_engine(url)
+        self._stack.push_async_callback(engine.close)
+        if self._own_events is not None:
+            self._own_events = self.dispatcher.events = engine.events
+
+    async def _announce(self, engine: Engine) -> None:
+        instance = Instance(
+            self.name,
+            self.endpoints,
+            tuple(service.spec.full_name for service in self._services),
+            namespace=self.options.namespace,
+            log=str(self.events.last.epoch),
+        )
+        self._registration = await self._announced.enter_async_context(
+            engine.discovery.register(instance)
+        )
+
+    async def _leave(self) -> None:
+        self._registration = None
+        try:
+            async with asyncio.timeout(_LEAVE_S):
+                await self._announced.aclose()
+        except TimeoutError:
+            _log.warning("discovery does not hear that %s goes", self.name)
+        except PlaneError as error:
+            _log.warning("%s could not leave discovery: %s", self.name, error.message)
+
     async def _open(self) -> None:
         options = self.options
+        self._links = links = Links(self.dispatcher, self.name, options.tls)
+        if options.inproc is not None:
+            host = InprocessHost(self.dispatcher, self.name)
+            self._stack.enter_context(hosted(options.inproc, host))
+        await links.listen(options.link)
         if options.http is not None:
             from protoplane_server.http import HttpDoor
 
             self._http = HttpDoor(
                 self.dispatcher,
                 health=lambda: self._ready,
+                link=links.through("http"),
                 tls=options.tls.ssl_context() if options.tls else None,
                 grace_s=_LAST_BYTES_S,
             )
@@ -153,6 +251,7 @@ class Server:
                     keepalive_s=options.keepalive_s,
                     keepalive_timeout_s=options.keepalive_timeout_s,
                 ),
+                link=links.through("grpc"),
             )
             address = Address.parse(options.grpc)
             try:
@@ -181,10 +280,16 @@ class Server:
 
     async def _stop(self, grace_s: float) -> None:
         self._ready = False
+        # First of all: who looks now finds others.
+        await self._leave()
         if self._grpc is not None:
             self._grpc.stop_serving()
+        if self._links is not None:
+            await self._links.drain()
         # The doors stay open meanwhile: probes are told, and new calls are refused politely.
         await self.dispatcher.drain(grace_s)
+        if self._links is not None:
+            await self._links.stop(_LAST_BYTES_S)
         if self._http is not None:
             self._http.stop()
         if self._own_events is not None:

@@ -20,6 +20,8 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.registry import Collector
 
 from protoplane_base import Code
+from protoplane_runtime.link.acceptor import Acceptor
+from protoplane_runtime.link.connection import Connection
 
 BUCKETS_S = (
     0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0
@@ -32,7 +34,7 @@ class CallStats:
 
     Attributes:
         in_flight: Calls that are open now.
-        codes: How many calls ended with each code.
+        codes: How many calls ended with each code, by its number.
         messages_sent: Messages of streams that were answered.
         total_s: Seconds that all calls took together.
         buckets: Calls by how long they took: up to each of `BUCKETS_S`, and longer.
@@ -42,22 +44,93 @@ class CallStats:
 
     def __init__(self) -> None:
         self.in_flight = 0
-        self.codes: dict[Code, int] = {}
+        self.codes = [0] * len(Code)
         self.messages_sent = 0
         self.total_s = 0.0
         self.buckets = [0] * (len(BUCKETS_S) + 1)
 
     def ended(self, code: Code, took_s: float) -> None:
         """Count a call that is over."""
-        self.codes[code] = self.codes.get(code, 0) + 1
+        self.codes[code] += 1
         self.buckets[bisect_left(BUCKETS_S, took_s)] += 1
         self.total_s += took_s
+
+
+class ReplyStats:
+    """The numbers of the replies that are remembered for repeated calls.
+
+    Attributes:
+        remembered: How many are held now.
+        repeated: Calls that were answered with the reply to an earlier one.
+        forgotten: Replies that were let go, by why: ``count``, ``bytes`` or ``age``.
+    """
+
+    __slots__ = ("forgotten", "remembered", "repeated")
+
+    def __init__(self) -> None:
+        self.remembered = 0
+        self.repeated = 0
+        self.forgotten = {"count": 0, "bytes": 0, "age": 0}
+
+
+class LinkStats:
+    """The numbers of the links that came over one carrier.
+
+    What the open ones have moved is asked of them when somebody wants to know, so that moving it
+    costs nothing more.
+
+    Attributes:
+        opened: How many there were.
+        lost: How many of them ended with an error.
+    """
+
+    __slots__ = ("_open", "_past", "lost", "opened")
+
+    def __init__(self) -> None:
+        self.opened = 0
+        self.lost = 0
+        self._open: set[Connection[Acceptor]] = set()
+        self._past = [0, 0, 0, 0]
+
+    @property
+    def open(self) -> int:
+        """How many are open now."""
+        return len(self._open)
+
+    def moved(self) -> tuple[int, int, int, int]:
+        """Bytes sent, bytes received, messages sent and messages received, on all of them."""
+        sent, received, messages_sent, messages_received = self._past
+        for link in self._open:
+            sent += link.bytes_sent
+            received += link.bytes_received
+            messages_sent += link.session.messages_sent
+            messages_received += link.session.messages_received
+        return sent, received, messages_sent, messages_received
+
+    def began(self, link: Connection[Acceptor]) -> None:
+        """Count a link, from now until `ended`."""
+        self.opened += 1
+        self._open.add(link)
+
+    def ended(self, link: Connection[Acceptor]) -> None:
+        """Count the end of a link that is closed."""
+        self.lost += link.closed.result() is not None
+        self._open.discard(link)
+        session = link.session
+        moved = (
+            link.bytes_sent,
+            link.bytes_received,
+            session.messages_sent,
+            session.messages_received,
+        )
+        self._past = [past + more for past, more in zip(self._past, moved, strict=True)]
 
 
 class Metrics(Collector):
     """The counts of one component.
 
     Attributes:
+        replies: What is remembered for repeated calls.
         registry: Where to register more collectors; `render` writes them all.
         content_type: Media type of what `render` gives.
     """
@@ -65,13 +138,19 @@ class Metrics(Collector):
     content_type = CONTENT_TYPE_LATEST
 
     def __init__(self) -> None:
+        self.replies = ReplyStats()
         self._stats: dict[tuple[str, str], CallStats] = {}
+        self._links: dict[str, LinkStats] = {}
         self.registry = CollectorRegistry()
         self.registry.register(self)
 
     def stats(self, method: str, door: str) -> CallStats:
         """The numbers of a method (``/package.Service/Method``) at a door."""
         return self._stats.setdefault((method, door), CallStats())
+
+    def links(self, carrier: str) -> LinkStats:
+        """The numbers of the links over a carrier, ``tcp`` for example."""
+        return self._links.setdefault(carrier, LinkStats())
 
     def render(self) -> bytes:
         """All metrics in the text format of Prometheus."""
@@ -96,7 +175,9 @@ class Metrics(Collector):
             "protoplane_call_duration_seconds", "How long calls took.", labels=labels
         )
         for key, stats in self._stats.items():
-            for code, count in stats.codes.items():
+            for code, count in zip(Code, stats.codes, strict=True):
+                if not count:
+                    continue
                 ended.add_metric([*key, code.name], count)
                 if code is not Code.OK:
                     errors.add_metric([*key, code.name], count)
@@ -108,4 +189,53 @@ class Metrics(Collector):
                 below += count
                 buckets.append((bound, below))
             latency.add_metric(key, buckets, sum_value=stats.total_s)
-        return iter((ended, errors, sent, in_flight, latency))
+        yield from (ended, errors, sent, in_flight, latency)
+        yield from self._of_replies()
+        yield from self._of_links()
+
+    def _of_links(self) -> Iterator[Metric]:
+        labels = ["carrier"]
+        links = GaugeMetricFamily("protoplane_links", "Links that are open.", labels=labels)
+        opened = CounterMetricFamily(
+            "protoplane_links_opened", "Links that were opened.", labels=labels
+        )
+        lost = CounterMetricFamily(
+            "protoplane_links_lost", "Links that ended with an error.", labels=labels
+        )
+        moved = [
+            CounterMetricFamily(f"protoplane_link_{name}", f"{what} on links.", labels=labels)
+            for name, what in (
+                ("sent_bytes", "Bytes sent"),
+                ("received_bytes", "Bytes received"),
+                ("messages_sent", "Messages of calls sent"),
+                ("messages_received", "Messages of calls received"),
+            )
+        ]
+        for carrier, stats in self._links.items():
+            links.add_metric([carrier], stats.open)
+            opened.add_metric([carrier], stats.opened)
+            lost.add_metric([carrier], stats.lost)
+            for family, count in zip(moved, stats.moved(), strict=True):
+                family.add_metric([carrier], count)
+        yield from (links, opened, lost, *moved)
+
+    def _of_replies(self) -> Iterator[Metric]:
+        replies = self.replies
+        yield GaugeMetricFamily(
+            "protoplane_replies_remembered",
+            "Replies that are remembered for repeated calls.",
+            replies.remembered,
+        )
+        yield CounterMetricFamily(
+            "protoplane_replies_repeated",
+            "Calls that were answered with the reply to an earlier one.",
+            replies.repeated,
+        )
+        forgotten = CounterMetricFamily(
+            "protoplane_replies_forgotten",
+            "Replies that were let go: a call that is repeated later runs again.",
+            labels=["reason"],
+        )
+        for reason, count in replies.forgotten.items():
+            forgotten.add_metric([reason], count)
+        yield forgotten

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TypedDict
 
+from protoplane_runtime.engines.discovery import DEFAULT_NAMESPACE
 from protoplane_server.limits import Limits
 from protoplane_server.tls import Tls
 
@@ -17,10 +19,21 @@ class Options:
         grpc: Where gRPC listens: ``host:port``, ``unix:path`` or a port on the loopback;
             port 0 picks a free one, ``None`` leaves the door shut.
         http: Where HTTP listens, in the same forms.
+        link: Where links are taken, for example ``link+tcp://127.0.0.1:0`` or
+            ``link+unix:/run/x.sock``; see `protoplane_runtime.link.carriers.opening`. Links over
+            gRPC and HTTP come in through those doors.
+        inproc: Name under which this process itself calls without a link, ``inproc:<name>``.
         pick_free_port: Whether to take another port where the one asked for is taken.
         grace_s: Seconds that open calls have to finish when the server stops.
         limits: Bounds on what is taken on.
-        tls: Certificates of both doors; ``None`` for plain text.
+        tls: Certificates of all doors; ``None`` for plain text.
+        tokens: Bearer tokens that open all doors, each with the identity that it proves; ``None``
+            lets everybody in.
+        engine: URL of the engine that events go through, and that others find this instance by; see
+            `protoplane_runtime.engines.opening.open_engine`. ``None`` keeps events in the memory of
+            this process, and tells nobody.
+        namespace: Where others find it.
+        name: Name of this instance, ``<component>/<id>``; made up by default.
         gzip: Whether gRPC's answers are compressed.
         reflection: Whether callers may ask for the schema.
         channelz: Whether callers may ask about gRPC connections.
@@ -31,10 +44,16 @@ class Options:
 
     grpc: str | int | None = "127.0.0.1:50051"
     http: str | int | None = "127.0.0.1:8080"
+    link: tuple[str, ...] = ()
+    inproc: str | None = None
     pick_free_port: bool = False
     grace_s: float = 10.0
     limits: Limits = field(default_factory=Limits)
     tls: Tls | None = None
+    tokens: Mapping[str, str] | None = field(default=None, repr=False)
+    engine: str | None = None
+    namespace: str = DEFAULT_NAMESPACE
+    name: str | None = None
     gzip: bool = False
     reflection: bool = True
     channelz: bool = True
@@ -48,10 +67,16 @@ class OptionFields(TypedDict, total=False):
 
     grpc: str | int | None
     http: str | int | None
+    link: tuple[str, ...]
+    inproc: str | None
     pick_free_port: bool
     grace_s: float
     limits: Limits
     tls: Tls | None
+    tokens: Mapping[str, str] | None
+    engine: str | None
+    namespace: str
+    name: str | None
     gzip: bool
     reflection: bool
     channelz: bool

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import os
 import signal
 import sys
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Unpack
 
-from protoplane_base import MissingExtraError
+from protoplane_base import MissingExtraError, PlaneError
+from protoplane_runtime.engines.opening import VARIABLE
 from protoplane_server.component import Component, NoComponentError
 from protoplane_server.lifecycle import Server
 from protoplane_server.options import OptionFields, Options
@@ -19,12 +21,14 @@ from protoplane_server.supervisor import supervise
 _log = logging.getLogger("protoplane.server")
 
 OnReady = Callable[[Server], None]
+ReadLinks = Callable[[], Sequence[str]]
 
 
 def serve(
     *components: Component,
     workers: int = 1,
     on_ready: OnReady | None = None,
+    links: ReadLinks | None = None,
     **options: Unpack[OptionFields],
 ) -> None:
     """Serve components until SIGTERM or SIGINT, drain, and return.
@@ -36,11 +40,16 @@ def serve(
         *components: Services, or classes of services; with several workers a class is instantiated
             in each of them, and an instance is what it was when they were forked.
         workers: How many processes share the ports.
-        on_ready: Called once the doors are open, in each process; by default it says on the
-            standard error where they are.
-        **options: See `Options`.
+        on_ready: Called once the doors are open, in each process, and when SIGHUP has changed
+            where links are taken; by default it says on the standard error where they are.
+        links: Asked at SIGHUP for the addresses where links are taken from then on. Who is
+            connected goes on at the new ones; where one of them does not do, nothing changes and
+            the log says why. For a single process; without it SIGHUP ends the process.
+        **options: See `Options`. Without ``engine``, it is that of ``$PROTOPLANE_ENGINE``,
+            where that is set.
 
     Raises:
+        ValueError: There are several workers, and ``links``.
         SystemExit: With code 1 when the server could not start.
     """
     if not logging.getLogger().handlers:
@@ -48,7 +57,10 @@ def serve(
             level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
         )
         logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    if links is not None and workers > 1:
+        raise ValueError("links can change in one process only, not in several workers")
     ready = on_ready or announce
+    options.setdefault("engine", os.environ.get(VARIABLE) or None)
     try:
         chosen = Options(**options)
         if workers > 1:
@@ -56,7 +68,7 @@ def serve(
             if code:
                 raise SystemExit(code)
         else:
-            run(_serve(components, chosen, ready, None))
+            run(_serve(components, chosen, ready, None, links))
     except StartError as error:
         print(f"protoplane: {error}", file=sys.stderr)
         raise SystemExit(1) from error
@@ -84,6 +96,7 @@ def announce(server: Server) -> None:
         for kind, where in (("gRPC", server.grpc_address), ("HTTP", server.http_url))
         if where
     ]
+    doors += [f"links at {where}" for where in server.link_addresses]
     # One write, so that the lines of several workers do not run into each other.
     sys.stderr.write(f"{names}: {' and '.join(doors)}\n")
     sys.stderr.flush()
@@ -94,26 +107,33 @@ def _supervised(
 ) -> int:
     def work(shared: Options, parent: int) -> None:
         try:
-            run(_serve(components, shared, on_ready, parent))
+            run(_serve(components, shared, on_ready, parent, None))
         except StartError as error:
             print(f"protoplane: {error}", file=sys.stderr)
             raise SystemExit(1) from error
 
     try:
         return supervise(work, options, workers)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, PlaneError) as error:
         raise _start_error(error) from error
 
 
 def _start_error(error: Exception) -> StartError:
+    if isinstance(error, PlaneError):
+        return StartError(error.message)
     return StartError(str((isinstance(error, OSError) and error.strerror) or error))
 
 
 async def _serve(
-    components: Sequence[Component], options: Options, on_ready: OnReady, parent: int | None
+    components: Sequence[Component],
+    options: Options,
+    on_ready: OnReady,
+    parent: int | None,
+    links: ReadLinks | None,
 ) -> None:
     stop = asyncio.Event()
     hurry = asyncio.Event()
+    changed = asyncio.Event()
 
     def signalled() -> None:
         (hurry if stop.is_set() else stop).set()
@@ -126,20 +146,28 @@ async def _serve(
         # A terminal interrupts all processes; workers wait until their parent tells them.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         loop.add_reader(parent, stop.set)
+    if links is not None:
+        loop.add_signal_handler(signal.SIGHUP, changed.set)
     try:
         server = Server(components, options)
         await server.start()
-    except (OSError, ValueError, NoComponentError, MissingExtraError) as error:
+    except (OSError, ValueError, PlaneError, NoComponentError, MissingExtraError) as error:
         raise _start_error(error) from error
     # What was imported and made so far lives as long as the process: the collector need not walk it
     # again and again, which costs some microseconds a call.
     gc.collect()
     gc.freeze()
+    relinking: asyncio.Task[None] | None = None
     try:
         on_ready(server)
+        if links is not None:
+            relinking = asyncio.create_task(_relink(server, links, changed, on_ready))
         await stop.wait()
         _log.info("draining; open calls have %g s", options.grace_s)
     finally:
+        if relinking is not None:
+            relinking.cancel()
+            await asyncio.wait([relinking])
         if parent is not None:
             loop.remove_reader(parent)
         stopping = asyncio.create_task(server.stop())
@@ -149,3 +177,20 @@ async def _serve(
             await server.stop(0)
         hurried.cancel()
         await stopping
+
+
+async def _relink(
+    server: Server, links: ReadLinks, changed: asyncio.Event, on_ready: OnReady
+) -> None:
+    """Take links where ``links`` says, each time that ``changed`` is set."""
+    while True:
+        await changed.wait()
+        changed.clear()
+        try:
+            addresses = await asyncio.to_thread(links)
+            await server.relink(addresses)
+        except (OSError, ValueError, PlaneError, MissingExtraError) as error:
+            reason = error.message if isinstance(error, PlaneError) else str(error)
+            _log.error("links are taken where they were: %s", reason)
+        else:
+            on_ready(server)

@@ -13,8 +13,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import NoReturn
 
+from protoplane_runtime.engines.opening import shares_events
+from protoplane_runtime.sockets import Address, bind
 from protoplane_server.options import Options
-from protoplane_server.sockets import Address, bind
 
 _log = logging.getLogger("protoplane.server")
 
@@ -45,11 +46,10 @@ def supervise(work: Work, options: Options, count: int) -> int:
     """
     with contextlib.ExitStack() as held:
         options = _hold_ports(options, held)
-        if options.http is not None:
+        if options.http is not None and not shares_events(options.engine):
             _log.warning(
-                "each of the %d workers has an event log of its own: until an engine that they "
-                "share is chosen, a subscriber sees only the events of the worker that it is "
-                "connected to",
+                "each of the %d workers has an event log of its own, so a subscriber sees only the "
+                "events of the worker that it is connected to; with --engine local: they share one",
                 count,
             )
         alive_read, alive_write = os.pipe()

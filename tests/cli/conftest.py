@@ -26,7 +26,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    return {**os.environ, "XDG_RUNTIME_DIR": str(tmp_path_factory.mktemp("run")), "COLUMNS": "100"}
+    state = str(tmp_path_factory.mktemp("state"))
+    return {**os.environ, "XDG_STATE_HOME": state, "COLUMNS": "100"}
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from protoplane_base import Code, PlaneError
-from protoplane_client.targets import Target, parse_target
+from protoplane_client.targets import Target, is_name, parse_target
 
 
 @pytest.mark.parametrize(
@@ -35,7 +35,20 @@ def test_malformed(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["forge/captioner", "captioner"])
-def test_names_come_later(text: str) -> None:
-    with pytest.raises(PlaneError, match="discovery") as caught:
+def test_a_name_is_no_address(text: str) -> None:
+    assert is_name(text)
+    with pytest.raises(PlaneError, match="is a name") as caught:
         parse_target(text)
-    assert caught.value.code is Code.UNIMPLEMENTED
+    assert caught.value.code is Code.INVALID_ARGUMENT
+
+
+@pytest.mark.parametrize(
+    "text", ["h:1", "unix:/x", "http://h", "a//b", "/a", "", "a b", "inproc:x"]
+)
+def test_an_address_is_no_name(text: str) -> None:
+    assert not is_name(text)
+
+
+@pytest.mark.parametrize("text", ["grpc://h:1", "grpcs://h:1", "unix:/x", "http://h", "inproc:x"])
+def test_a_target_is_given_again(text: str) -> None:
+    assert parse_target(parse_target(text).given) == parse_target(text)

@@ -127,7 +127,7 @@ async def test_a_connection_that_was_good_and_breaks_has_no_hint(
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    return {"XDG_RUNTIME_DIR": str(tmp_path_factory.mktemp("run")), "COLUMNS": "100"}
+    return {"XDG_STATE_HOME": str(tmp_path_factory.mktemp("state")), "COLUMNS": "100"}
 
 
 @pytest.fixture(scope="module")

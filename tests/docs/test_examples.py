@@ -46,6 +46,7 @@ class Reader:
         tools = Path(sys.executable).parent
         self.environment = {
             **os.environ,
+            "XDG_STATE_HOME": str(folder / ".state"),
             "PATH": f"{tools}{os.pathsep}{os.environ['PATH']}",
             "PYTHONPATH": f"{folder / 'generated'}{os.pathsep}{folder}",
             "PYTHONWARNINGS": "error",
@@ -122,7 +123,7 @@ def free_port() -> int:
 
 @pytest.mark.codegen
 @pytest.mark.parametrize(
-    "page", ["README", "docs/schemas-and-codegen", "docs/serving", "docs/clients"]
+    "page", ["README", "docs/schemas-and-codegen", "docs/serving", "docs/clients", "docs/link"]
 )
 def test_every_example_of_a_page_works(page: str, tmp_path: Path) -> None:
     reader = Reader(tmp_path)

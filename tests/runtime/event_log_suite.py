@@ -3,16 +3,39 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Sequence
 
 import pytest
 
 from protoplane_base import Code, PlaneError
-from protoplane_runtime.engines.interface import Event, EventId, EventLog, Gap, Start
+from protoplane_runtime.engines.interface import (
+    Event,
+    EventId,
+    EventLog,
+    Gap,
+    Publication,
+    Since,
+    Start,
+)
 
 
-async def publish(log: EventLog, key: str, text: str = "") -> EventId:
-    return await log.publish(key, "test.v1.Text", text.encode(), f'"{text}"')
+async def publish(
+    log: EventLog,
+    key: str,
+    text: str = "",
+    *,
+    durable: bool = False,
+    publication: Publication | None = None,
+) -> EventId:
+    return await log.publish(
+        key,
+        "test.v1.Text",
+        text.encode(),
+        f'"{text}"',
+        durable=durable,
+        publication=publication,
+    )
 
 
 async def take(reader: AsyncIterator[Sequence[Event | Gap]], count: int) -> list[Event]:
@@ -148,6 +171,62 @@ class EventLogSuite:
         with pytest.raises(PlaneError) as caught:
             await publish(log, "a")
         assert caught.value.code is Code.UNAVAILABLE
+
+    async def test_durable_and_ephemeral_events_are_in_one_order(self, log: EventLog) -> None:
+        reader = log.read(["**"], after=Start.EARLIEST)
+        ids = await asyncio.gather(
+            *(publish(log, f"a/{number}", durable=number % 3 == 0) for number in range(200))
+        )
+        for read in (reader, log.read(["**"], after=Start.EARLIEST)):
+            events = await take(read, 200)
+            assert [event.id for event in events] == sorted(ids)
+        resumed = await take(log.read(["**"], after=sorted(ids)[99]), 100)
+        assert [event.id for event in resumed] == sorted(ids)[100:]
+
+    async def test_reader_from_a_time(self, log: EventLog) -> None:
+        await publish(log, "a/1", durable=True)
+        await publish(log, "a/2")
+        await asyncio.sleep(0.002)
+        since = Since(time.time_ns())
+        ids = [await publish(log, "a/3"), await publish(log, "a/4", durable=True)]
+        assert [event.id for event in await take(log.read(["**"], after=since), 2)] == ids
+        everything = await take(log.read(["**"], after=Since(0)), 4)
+        assert [event.key for event in everything] == ["a/1", "a/2", "a/3", "a/4"]
+        late = log.read(["**"], after=Since(time.time_ns() + 10**12))
+        waiting = asyncio.create_task(take(late, 1))
+        await asyncio.sleep(0.01)
+        last = await publish(log, "a/5")
+        assert [event.id for event in await waiting] == [last]
+
+    async def test_a_publication_is_appended_once(self, log: EventLog) -> None:
+        name = Publication("camera", 1)
+        first = await publish(log, "a/1", durable=True, publication=name)
+        again = await publish(log, "a/1", durable=True, publication=name)
+        together = await asyncio.gather(
+            *(
+                publish(log, "a/2", durable=True, publication=Publication("camera", number // 2))
+                for number in range(4, 8)
+            )
+        )
+        other = await publish(log, "a/3", durable=True, publication=Publication("microphone", 1))
+        assert first == again
+        assert together[0] == together[1] < together[2] == together[3] < other
+        events = await take(log.read(["**"], after=Start.EARLIEST), 4)
+        assert [event.id for event in events] == [first, together[0], together[2], other]
+
+    async def test_only_the_latest_of_each_key(self, log: EventLog) -> None:
+        for number in range(30):
+            await publish(log, f"a/{number % 3}", str(number), durable=number % 2 == 0)
+        events = await take(log.read(["a/*"], after=Start.EARLIEST, latest=True), 3)
+        assert [event.data for event in events] == [b"27", b"28", b"29"]
+
+    async def test_an_id_from_the_future_is_a_gap(self, log: EventLog) -> None:
+        first = await publish(log, "a/1", durable=True)
+        asked = EventId(first.epoch, first.sequence + 7)
+        reader = log.read(["**"], after=asked)
+        async with asyncio.timeout(10):
+            assert list(await anext(reader)) == [Gap(asked, first, first)]
+        assert [event.id for event in await take(reader, 1)] == [first]
 
     async def test_bad_keys(self, log: EventLog) -> None:
         with pytest.raises(PlaneError) as caught:

@@ -104,6 +104,32 @@ def test_signals_end_it_with_zero(number: int, tmp_path: Path, programs: list[Pr
     assert "event log of its own" not in program.text()
 
 
+def test_the_environment_names_the_engine(
+    tmp_path: Path, programs: list[Program], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PROTOPLANE_ENGINE", f"local:{tmp_path / 'engine'}")
+    program = Program("serve(Component, grpc=None, http=0, workers=2)", tmp_path)
+    programs.append(program)
+    program.until(r"HTTP at (http://\S+)", 2)
+    program.signal(signal.SIGTERM)
+    assert program.exit_code() == 0
+    assert OWN_LOGS not in program.text()
+    assert (tmp_path / "engine" / "events.db").exists()
+
+
+def test_an_engine_that_there_is_not(
+    tmp_path: Path, programs: list[Program], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PROTOPLANE_ENGINE", "nonsense:")
+    for workers in (1, 2):
+        call = f"serve(Component, grpc=None, http=0, workers={workers})"
+        program = Program(call, tmp_path)
+        programs.append(program)
+        assert program.exit_code() == 1
+        assert "protoplane: there is no engine nonsense:" in program.text()
+        assert "Traceback" not in program.text()
+
+
 def test_open_calls_finish(tmp_path: Path, programs: list[Program]) -> None:
     from concurrent.futures import ThreadPoolExecutor
 
@@ -177,9 +203,9 @@ def test_workers_without_events_have_no_warning(tmp_path: Path, programs: list[P
     assert OWN_LOGS not in program.text()
 
 
-def test_the_help_says_what_workers_do_not_share() -> None:
+def test_the_help_says_when_workers_do_not_share() -> None:
     shown = CliRunner().invoke(serve_command, ["--help"]).output
-    assert "Each has an event log of its own" in " ".join(shown.split())
+    assert "each has an event log of its own" in " ".join(shown.split())
 
 
 def test_workers_end_with_their_parent(tmp_path: Path, programs: list[Program]) -> None:

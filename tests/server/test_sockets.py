@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from protoplane_server.sockets import Address, bind, listen
+from protoplane_runtime.sockets import Address, bind, listen
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterable, AsyncIterator
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,24 +13,37 @@ import click
 from rich.console import Console
 from rich.text import Text
 
-from protoplane_base import CallOptions, MethodKind, MethodSpec
-from protoplane_client.commands.options import metadata_of, tls_of, tls_options
+from protoplane_base import CallOptions, Code, MethodKind, MethodSpec, PlaneError
+from protoplane_client.commands.options import (
+    engine_options,
+    instances_of,
+    metadata_of,
+    tls_of,
+    tls_options,
+    token_of,
+    token_options,
+)
 from protoplane_client.commands.values import live_values, read_values
 from protoplane_client.connect_protocol import HttpError
+from protoplane_client.discovering import ways
+from protoplane_client.generated import generated_method
 from protoplane_client.http_channel import HttpChannel
 from protoplane_client.http_session import HttpSession
 from protoplane_client.json_calls import call_json, http_method, http_path
 from protoplane_client.plane import connect
 from protoplane_client.reflection import Reflection
-from protoplane_client.targets import parse_target
+from protoplane_client.targets import Door, is_name, parse_target
 from protoplane_client.tls import Tls
 from protoplane_runtime import terminal
+from protoplane_runtime.engines.discovery import Instance
 
 _EXAMPLE = """
 \b
 Examples:
+  protoplane call forge/captioner Caption '{"prompt": "The sea"}'
   protoplane call 127.0.0.1:50051 Caption '{"prompt": "The sea"}'
   protoplane call http://127.0.0.1:8080 CaptionerService/ListStyles
+  protoplane call link+tcp://127.0.0.1:50052 forge.captioner.v1.CaptionerService/ListStyles
   printf '{"text":"a"} {"text":"b"}' | protoplane call 127.0.0.1:50051 Collect -
 """
 
@@ -43,6 +57,8 @@ Examples:
     "--metadata", "-m", "pairs", multiple=True, metavar="NAME=VALUE", help="What to send along."
 )
 @click.option("--json", "plain", is_flag=True, help="Print JSON lines also on a terminal.")
+@engine_options
+@token_options
 @tls_options
 def call(
     *,
@@ -52,16 +68,23 @@ def call(
     timeout_s: float | None,
     pairs: tuple[str, ...],
     plain: bool,
+    engine: str,
+    namespace: str,
+    token_env: str | None,
+    token_file: Path | None,
     tls_ca: Path | None,
     tls_cert: Path | None,
     tls_key: Path | None,
 ) -> None:
     """Call METHOD of the component at TARGET and print what it answers as it comes.
 
-    TARGET is host:port, grpc://, grpcs:// or unix:/path, where the method is found by server
-    reflection, or http:// or https://, where it is called by the Connect protocol. METHOD is
-    Method, Service/Method or package.Service/Method. JSON is a request, @file or - for stdin;
-    several of them are the messages of a stream; without one the request is empty.
+    TARGET is the name of a component, an instance or a collection that discovery knows; or
+    host:port, grpc://, grpcs:// or unix:/path, where the method is found by server
+    reflection; http:// or https://, where it is called by the Connect protocol; or a link's
+    address, such as link+tcp://host:port, where the generated package must be installed here or
+    lie in the folder "generated". METHOD is Method, Service/Method or package.Service/Method; a
+    link needs the last form. JSON is a request, @file or - for stdin; several of them are the
+    messages of a stream; without one the request is empty.
     """
     options = CallOptions(metadata=metadata_of(pairs))
     if timeout_s is not None:
@@ -71,10 +94,12 @@ def call(
     tls = tls_of(tls_ca, tls_cert, tls_key)
     work = _call(
         target,
+        partial(instances_of, target, engine, namespace) if is_name(target) else None,
         name=method,
         texts=None if live else texts,
         options=options,
         tls=tls,
+        token=token_of(token_env, token_file),
         plain=plain,
     )
     terminal.run(work)
@@ -82,24 +107,63 @@ def call(
 
 async def _call(
     target: str,
+    named: Callable[[], Awaitable[Sequence[Instance]]] | None,
     *,
     name: str,
     texts: list[str] | None,
     options: CallOptions,
     tls: Tls | None,
+    token: str | None,
     plain: bool,
 ) -> None:
-    if parse_target(target).door == "grpc":
-        async with connect(target, tls=tls) as plane:
+    targets: str | dict[str, str] = target
+    if named is None:
+        door = parse_target(target).door
+    else:
+        door, targets = _best(target, await named())
+    if door == "inproc":
+        raise PlaneError(
+            Code.INVALID_ARGUMENT, f"{target} is inside the process that serves it, and no other"
+        )
+    if door == "link":
+        method = generated_method(name)
+        async with connect(targets, tls=tls, token=token) as plane:
+            answers = call_json(plane, method, _requests(method, texts), options)
+            await _show(method, answers, plain)
+        return
+    if door == "grpc":
+        async with connect(targets, tls=tls, token=token) as plane:
             method = await Reflection(plane, options).method(name)
             answers = call_json(plane, method, _requests(method, texts), options)
             await _show(method, answers, plain)
         return
-    session = HttpSession(target, tls=tls)
+    # By JSON, one is as good as another.
+    url = targets if isinstance(targets, str) else next(iter(targets.values()))
+    session = HttpSession(url, tls=tls, token=token)
     try:
         await _call_http(session, name, texts, options, plain)
     finally:
         await session.aclose()
+
+
+def _best(path: str, instances: Sequence[Instance]) -> tuple[Door, dict[str, str]]:
+    """The door that tells most of the methods, and where it is, for each instance that has it."""
+    doors: tuple[Door, ...] = ("grpc", "http", "link")
+    for door in doors:
+        found = {
+            instance.name: next(way for way in ways(instance) if way.door == door).given
+            for instance in instances
+            if any(way.door == door for way in ways(instance))
+        }
+        if found:
+            return door, found
+    if instances:
+        raise PlaneError(
+            Code.UNAVAILABLE, f"no address of {path} can be used from here; see protoplane ps"
+        )
+    raise PlaneError(
+        Code.UNAVAILABLE, f"nobody serves {path}; start it, or see who is there: protoplane ps"
+    )
 
 
 async def _call_http(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from contextlib import aclosing
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,10 +13,16 @@ import click
 from rich.console import Console
 from rich.text import Text
 
-from protoplane_client.commands.options import DEFAULT_HTTP, tls_of, tls_options
-from protoplane_client.plane import connect
+from protoplane_client.commands.options import (
+    DEFAULT_HTTP,
+    engine_options,
+    tls_of,
+    tls_options,
+    token_of,
+    token_options,
+)
+from protoplane_client.plane import Plane, connect
 from protoplane_client.subscription import Received, Reconnect
-from protoplane_client.tls import Tls
 from protoplane_runtime import terminal
 from protoplane_runtime.engines.interface import EventId, Gap, Start
 
@@ -23,23 +31,36 @@ _EXAMPLE = """
 Examples:
   protoplane listen 'forge/captions/*'
   protoplane listen '**' --at http://127.0.0.1:8080 --after earliest --json
+  protoplane listen 'forge/**' --at forge/captioner
 """
 
 
 @click.command(epilog=_EXAMPLE)
 @click.argument("key_expression")
-@click.option("--at", "url", default=DEFAULT_HTTP, show_default=True, help="HTTP door to ask.")
+@click.option(
+    "--at",
+    "target",
+    default=DEFAULT_HTTP,
+    show_default=True,
+    help="HTTP door to ask, or the name of a component.",
+)
 @click.option("--after", metavar="ID", help="Continue behind this event; 'earliest' for all.")
 @click.option("--count", type=click.IntRange(min=1), help="Exit after so many events.")
 @click.option("--json", "plain", is_flag=True, help="Print JSON lines also on a terminal.")
+@engine_options
+@token_options
 @tls_options
 def listen(
     *,
     key_expression: str,
-    url: str,
+    target: str,
     after: str | None,
     count: int | None,
     plain: bool,
+    engine: str,
+    namespace: str,
+    token_env: str | None,
+    token_file: Path | None,
     tls_ca: Path | None,
     tls_cert: Path | None,
     tls_key: Path | None,
@@ -55,20 +76,21 @@ def listen(
         except ValueError as error:
             raise click.BadParameter(str(error), param_hint="--after") from error
     tls = tls_of(tls_ca, tls_cert, tls_key)
-    terminal.run(_listen(url, key_expression, after=after, count=count, plain=plain, tls=tls))
+    token = token_of(token_env, token_file)
+    plane = partial(connect, target, tls=tls, token=token, engine=engine, namespace=namespace)
+    terminal.run(_listen(plane, key_expression, after=after, count=count, plain=plain))
 
 
 async def _listen(
-    url: str,
+    connected: Callable[[], Plane],
     key_expression: str,
     *,
     after: str | None,
     count: int | None,
     plain: bool,
-    tls: Tls | None,
 ) -> None:
     start = Start.EARLIEST if after == "earliest" else after
-    async with connect(url, tls=tls) as plane:
+    async with connected() as plane:
         events = plane.subscribe(key_expression, after=start, on_reconnect=_lost)
         async with aclosing(cast("Any", events)) as stream:
             seen = 0

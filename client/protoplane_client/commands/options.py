@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
 from protoplane_client.tls import Tls
+from protoplane_runtime.engines.discovery import DEFAULT_NAMESPACE, Instance
+from protoplane_runtime.engines.opening import DEFAULT_URL, VARIABLE, open_discovery
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -42,6 +45,69 @@ def tls_options(command: _F) -> _F:
     return command
 
 
+def engine_options(command: _F) -> _F:
+    """Add what says where names are looked up."""
+    command = click.option(
+        "--namespace", default=DEFAULT_NAMESPACE, show_default=True, help="Where names are found."
+    )(command)
+    return click.option(
+        "--engine",
+        envvar=VARIABLE,
+        default=DEFAULT_URL,
+        show_default=True,
+        show_envvar=True,
+        metavar="URL",
+        help="Where names are looked up.",
+    )(command)
+
+
+async def instances_of(path: str | None, engine: str, namespace: str | None) -> Sequence[Instance]:
+    """Who is there now."""
+    discovery = await open_discovery(engine)
+    try:
+        return await discovery.instances(path, namespace=namespace)
+    finally:
+        await discovery.close()
+
+
 def tls_of(ca: Path | None, cert: Path | None, key: Path | None) -> Tls | None:
     """The TLS settings that the options say; ``None`` where they say none."""
     return None if ca is cert is key is None else Tls(ca=ca, cert=cert, key=key)
+
+
+def token_options(command: _F) -> _F:
+    """Add what says which bearer token to show; the token itself is never an argument."""
+    path = click.Path(path_type=Path)
+    command = click.option(
+        "--token-file", type=path, help="File that begins with the bearer token to show."
+    )(command)
+    return click.option(
+        "--token-env", metavar="NAME", help="Environment variable that holds the bearer token."
+    )(command)
+
+
+def token_of(variable: str | None, file: Path | None) -> str | None:
+    """The token that the options say; ``None`` where they say none.
+
+    Raises:
+        click.UsageError: They say two.
+        click.BadParameter: There is none where they say.
+    """
+    if variable is not None and file is not None:
+        raise click.UsageError("--token-env and --token-file name one token each; give one of them")
+    if variable is not None:
+        token = os.environ.get(variable, "").strip()
+        if not token:
+            raise click.BadParameter(f"{variable} is not set", param_hint="--token-env")
+        return token
+    if file is None:
+        return None
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise click.BadParameter(f"{file}: {error.strerror}", param_hint="--token-file") from error
+    # So that a file of a server's tokens does, too: a token, then whose it is.
+    words = [line.split() for line in lines if line.strip() and not line.startswith("#")]
+    if not words:
+        raise click.BadParameter(f"{file} holds no token", param_hint="--token-file")
+    return words[0][0]

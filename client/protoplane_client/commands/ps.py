@@ -2,70 +2,129 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
-from dataclasses import asdict
+from collections.abc import Iterable, Sequence
+from contextlib import aclosing
 
 import click
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from protoplane_client.commands.options import engine_options, instances_of
 from protoplane_runtime import terminal
-from protoplane_runtime.instances import Instance, running
+from protoplane_runtime.engines.discovery import Change, Instance, Joined, Left
+from protoplane_runtime.engines.opening import open_discovery
 
 _EXAMPLE = """
 \b
 Examples:
   protoplane ps
-  protoplane ps --json
+  protoplane ps forge/captioner --json
+  protoplane ps --watch
 """
+
+_Shown = dict[tuple[str, str], Instance]
 
 
 @click.command(epilog=_EXAMPLE)
-@click.option("--json", "plain", is_flag=True, help="Print a line of JSON for each instance.")
-@click.option("--watch", is_flag=True, help="Show it anew each second, until Ctrl-C.")
-def ps(*, plain: bool, watch: bool) -> None:
-    """Show the components that run on this machine for this user."""
-    with terminal.errors():
-        if not watch:
-            _show(running(), plain=plain)
-        elif plain or not terminal.is_terminal():
-            _follow(plain=plain)
-        else:
-            with Live(_table(running()), console=Console(), refresh_per_second=2) as live:
-                while True:
-                    time.sleep(1)
-                    live.update(_table(running()))
+@click.argument("path", required=False)
+@click.option("--json", "plain", is_flag=True, help="Print lines of JSON also on a terminal.")
+@click.option(
+    "--watch", is_flag=True, help="Follow who comes and goes, until Ctrl-C; as JSON, a line each."
+)
+@click.option("--all-namespaces", "-A", "everywhere", is_flag=True, help="Show all namespaces.")
+@engine_options
+def ps(
+    *,
+    path: str | None,
+    plain: bool,
+    watch: bool,
+    everywhere: bool,
+    engine: str,
+    namespace: str,
+) -> None:
+    """Show the instances that discovery knows, or those of PATH.
 
-
-def _follow(*, plain: bool) -> None:
-    while True:
-        _show(running(), plain=plain)
-        time.sleep(1)
-
-
-def _show(instances: list[Instance], *, plain: bool) -> None:
+    PATH is a component, a collection of them, or an instance.
+    """
+    where = None if everywhere else namespace
+    if watch:
+        terminal.run(_watch(path, engine, where, plain=plain or not terminal.is_terminal()))
+        return
+    found = terminal.run(instances_of(path, engine, where))
     if plain:
-        for instance in instances:
-            click.echo(json.dumps(asdict(instance)))
-    elif instances:
-        Console().print(_table(instances))
+        for instance in found:
+            click.echo(instance.to_json())
+    elif found:
+        Console().print(_table(found))
     else:
-        click.echo("no component runs here")
+        click.echo(f"nobody serves {path}" if path else "no component runs here")
 
 
-def _table(instances: list[Instance]) -> Table:
+async def _watch(path: str | None, engine: str, namespace: str | None, *, plain: bool) -> None:
+    discovery = await open_discovery(engine)
+    try:
+        async with aclosing(discovery.watch(path, namespace=namespace)) as batches:
+            if plain:
+                async for changes in batches:
+                    for change in changes:
+                        click.echo(_line(change))
+                return
+            shown: _Shown = {}
+            with Live(_table(()), console=Console(), auto_refresh=False) as live:
+                aging = asyncio.create_task(_age(live, shown))
+                try:
+                    async for changes in batches:
+                        _apply(changes, shown)
+                        live.update(_table(shown.values()), refresh=True)
+                finally:
+                    aging.cancel()
+                    await asyncio.wait([aging])
+    finally:
+        await discovery.close()
+
+
+async def _age(live: Live, shown: _Shown) -> None:
+    """Keep the times on the screen true."""
+    while True:
+        await asyncio.sleep(1)
+        live.update(_table(shown.values()), refresh=True)
+
+
+def _apply(changes: Sequence[Change], shown: _Shown) -> None:
+    for change in changes:
+        instance = change.instance
+        if isinstance(change, Left):
+            shown.pop((instance.namespace, instance.name), None)
+        else:
+            shown[instance.namespace, instance.name] = instance
+
+
+def _line(change: Change) -> str:
+    kind = (
+        "joined"
+        if isinstance(change, Joined)
+        else "left"
+        if isinstance(change, Left)
+        else "changed"
+    )
+    return json.dumps({"change": kind, "instance": json.loads(change.instance.to_json())})
+
+
+def _table(instances: Iterable[Instance]) -> Table:
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for heading in ("INSTANCE", "PID", "GRPC", "HTTP", "UP"):
-        table.add_column(heading, no_wrap=True)
+    for heading in ("INSTANCE", "HOST", "PID", "ENDPOINTS", "UP"):
+        table.add_column(heading, no_wrap=True, overflow="fold")
     for instance in instances:
         table.add_row(
             instance.name,
-            str(instance.pid),
-            instance.endpoints.get("grpc", "-"),
-            instance.endpoints.get("http", "-"),
-            _duration(time.time() - instance.started_s),
+            instance.host or "-",
+            str(instance.pid or "-"),
+            "\n".join(instance.endpoints) or "-",
+            _duration(time.time() - instance.started_s) if instance.started_s else "-",
         )
     return table
 

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import click
 
-from protoplane_client.commands.options import DEFAULT_HTTP, tls_of, tls_options
+from protoplane_client.commands.options import (
+    DEFAULT_HTTP,
+    engine_options,
+    tls_of,
+    tls_options,
+    token_of,
+    token_options,
+)
 from protoplane_client.commands.values import read_values
-from protoplane_client.plane import connect
-from protoplane_client.tls import Tls
+from protoplane_client.plane import Plane, connect
 from protoplane_runtime import terminal
 
 _EXAMPLE = """
@@ -25,16 +33,28 @@ Example:
 @click.argument("key")
 @click.argument("value", metavar="JSON")
 @click.option("--type", "type_", required=True, metavar="NAME", help="Full name of the message.")
-@click.option("--at", "url", default=DEFAULT_HTTP, show_default=True, help="HTTP door to use.")
+@click.option(
+    "--at",
+    "target",
+    default=DEFAULT_HTTP,
+    show_default=True,
+    help="HTTP door to use, or the name of a component.",
+)
 @click.option("--json", "plain", is_flag=True, help="Print one line of JSON for machines.")
+@engine_options
+@token_options
 @tls_options
 def publish(
     *,
     key: str,
     value: str,
     type_: str,
-    url: str,
+    target: str,
     plain: bool,
+    engine: str,
+    namespace: str,
+    token_env: str | None,
+    token_file: Path | None,
     tls_ca: Path | None,
     tls_cert: Path | None,
     tls_key: Path | None,
@@ -47,10 +67,12 @@ def publish(
     if len(values) != 1:
         raise click.UsageError(f"an event is one JSON value, and {len(values)} were given")
     tls = tls_of(tls_ca, tls_cert, tls_key)
-    id_ = terminal.run(_publish(url, key, type_, values[0], tls))
+    token = token_of(token_env, token_file)
+    plane = partial(connect, target, tls=tls, token=token, engine=engine, namespace=namespace)
+    id_ = terminal.run(_publish(plane, (key, type_, values[0])))
     click.echo(json.dumps({"id": id_, "key": key, "type": type_}) if plain else id_)
 
 
-async def _publish(url: str, key: str, type_: str, value: str, tls: Tls | None) -> str:
-    async with connect(url, tls=tls) as plane:
-        return str(await plane.publish_json(key, type_, value))
+async def _publish(connected: Callable[[], Plane], event: tuple[str, str, str]) -> str:
+    async with connected() as plane:
+        return str(await plane.publish_json(*event))

@@ -60,12 +60,12 @@ class Stage:
         """Say that a port is taken."""
         self._console.print(f"[yellow]port {wanted} is taken; {door} uses {used}[/]")
 
-    def served(self, component: str, grpc: str, http: str) -> None:
+    def served(self, component: str, grpc: str, http: str, link: str) -> None:
         """Say where the component is."""
         self._console.print(
             Text.assemble(
                 ("● ", "green"), (component, "bold"), " is up: gRPC at ", (grpc, "cyan"),
-                ", HTTP at ", (http, "cyan"),
+                ", HTTP at ", (http, "cyan"), ", links at ", (link, "cyan"),
             )
         )  # fmt: skip
 
@@ -130,7 +130,7 @@ class Stage:
                 "gRPC",
                 f"buf curl --protocol grpc --http2-prior-knowledge -d '{body}' http://{grpc}/{_METHOD}",
             ),
-            ("by name", f"protoplane call {grpc} Caption '{body}'"),
+            ("by name", f"protoplane call forge/captioner Caption '{body}'"),
             ("the API", f"{http}/docs"),
         )
         self._console.print()

@@ -15,7 +15,7 @@ from protoplane_components.captioner import Captioner
 from protoplane_components.commands.acts import Stage, by_grpc, by_json, by_sse
 from protoplane_components.commands.ports import free_port
 from protoplane_runtime import terminal
-from protoplane_runtime.instances import announce
+from protoplane_runtime.engines.opening import named
 from protoplane_server import Options, Server
 
 _EXAMPLE = """
@@ -54,27 +54,27 @@ async def _demo(*, once: bool, grpc: int, http: int, prompt: str) -> None:
     options = Options(
         grpc=f"{_HOST}:{grpc_port}",
         http=f"{_HOST}:{http_port}",
+        link=(f"link+tcp://{_HOST}:0",),
         pick_free_port=True,
         grace_s=1.0,
+        engine=named(),
     )
     async with Server(Captioner(), options) as server:
         grpc_address, http_url = str(server.grpc_address), str(server.http_url)
-        component = Captioner.spec.component
-        endpoints = {"grpc": grpc_address, "http": http_url}
-        with announce(component, endpoints, (Captioner.spec.full_name,)):
-            stage.served(component, grpc_address, http_url)
-            acting = asyncio.create_task(_show(stage, grpc_address, http_url, prompt))
-            stopped = asyncio.create_task(stop.wait())
-            await asyncio.wait((acting, stopped), return_when=asyncio.FIRST_COMPLETED)
-            if acting.done():
-                await acting
-                stage.invitation(grpc_address, http_url, stays=not once)
-                if not once:
-                    async with _events(stage, http_url):
-                        await stopped
-            for task in (acting, stopped):
-                task.cancel()
-            await asyncio.wait((acting, stopped))
+        [link] = server.link_addresses
+        stage.served(Captioner.spec.component, grpc_address, http_url, link)
+        acting = asyncio.create_task(_show(stage, grpc_address, http_url, prompt))
+        stopped = asyncio.create_task(stop.wait())
+        await asyncio.wait((acting, stopped), return_when=asyncio.FIRST_COMPLETED)
+        if acting.done():
+            await acting
+            stage.invitation(grpc_address, http_url, stays=not once)
+            if not once:
+                async with _events(stage, http_url):
+                    await stopped
+        for task in (acting, stopped):
+            task.cancel()
+        await asyncio.wait((acting, stopped))
     if not once:
         stage.goodbye()
 

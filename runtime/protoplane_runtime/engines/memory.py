@@ -9,29 +9,25 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
-from weakref import WeakValueDictionary
+from bisect import bisect_left
+from collections.abc import AsyncIterator, Sequence
 
 from protoplane_base import Code, PlaneError
-from protoplane_runtime.engines.interface import Event, EventId, Gap, Start
-from protoplane_runtime.engines.keys import KeyMatcher, check_key, matcher
+from protoplane_runtime.engines.batches import MAX_BATCH, Batch, Filter, Filters, newest
+from protoplane_runtime.engines.interface import (
+    Event,
+    EventId,
+    Gap,
+    Publication,
+    Since,
+    Start,
+)
+from protoplane_runtime.engines.keys import check_key
+
+__all__ = ["MAX_BATCH", "Batch", "MemoryLog"]
 
 _EVENT_OVERHEAD_BYTES = 400
 """What an event takes beside its texts and bytes, roughly."""
-
-MAX_BATCH = 1024
-"""Most events that a reader is given at once."""
-
-
-class Batch(tuple[Event | Gap, ...]):  # noqa: SLOT001  # tuples have no slots of their own
-    """Events that are ready together, shared by all readers that stand at the same place.
-
-    Attributes:
-        encoded: For whoever reads: the batch as it goes out, made once and used by all. Whatever
-            one reader puts here the others find, so one process uses it for one encoding.
-    """
-
-    encoded: bytes | None = None
 
 
 class MemoryLog:
@@ -60,8 +56,10 @@ class MemoryLog:
         self._oldest = 1
         self._next = 1
         self._bytes = 0
-        self._filters: WeakValueDictionary[KeyMatcher, _Filter] = WeakValueDictionary()
-        self._waited: dict[_Filter, None] = {}
+        self._filters = Filters()
+        self._publications: dict[Publication, EventId] = {}
+        self._published: dict[int, Publication] = {}
+        self._waited: dict[Filter, None] = {}
         self._waking = False
         self._closed = False
 
@@ -76,7 +74,14 @@ class MemoryLog:
         return sum(len(shared.waiters) for shared in self._waited)
 
     async def publish(
-        self, key: str, type_: str, data: bytes, json: str, *, durable: bool = False
+        self,
+        key: str,
+        type_: str,
+        data: bytes,
+        json: str,
+        *,
+        durable: bool = False,
+        publication: Publication | None = None,
     ) -> EventId:
         """Append an event; a durable one is kept no longer than any other here.
 
@@ -86,10 +91,16 @@ class MemoryLog:
         check_key(key)
         if self._closed:
             raise PlaneError(Code.UNAVAILABLE, "the event log is closed")
+        named = publication if durable else None
+        if named is not None and named in self._publications:
+            return self._publications[named]
         event_id = EventId(self._epoch, self._next)
         event = Event(event_id, key, type_, data, json, time.time_ns())
         if self._next - self._oldest == self._size:
             self._drop_oldest()
+        if named is not None:
+            self._publications[named] = event_id
+            self._published[self._next] = named
         self._ring[self._next % self._size] = event
         self._next += 1
         self._bytes += _weight(event)
@@ -102,7 +113,11 @@ class MemoryLog:
         return event_id
 
     def read(
-        self, expressions: Sequence[str], *, after: EventId | Start = Start.NOW
+        self,
+        expressions: Sequence[str],
+        *,
+        after: EventId | Start | Since = Start.NOW,
+        latest: bool = False,
     ) -> AsyncIterator[Batch]:
         """Read what any of the key expressions matches; see `EventLog.read`.
 
@@ -112,10 +127,7 @@ class MemoryLog:
         Raises:
             PlaneError: INVALID_ARGUMENT for a bad key expression.
         """
-        match = matcher(expressions)
-        shared = self._filters.get(match)
-        if shared is None:
-            shared = self._filters[match] = _Filter(match)
+        shared = self._filters.get(expressions, latest)
         asked: EventId | None = None
         if isinstance(after, EventId):
             asked = after
@@ -123,6 +135,8 @@ class MemoryLog:
                 cursor = after.sequence + 1
             else:
                 cursor = 0  # Lost: before everything that is kept.
+        elif isinstance(after, Since):
+            cursor = self._at(after.time_ns)
         else:
             cursor = self._oldest if after is Start.EARLIEST else self._next
         return self._read(shared, cursor, asked)
@@ -136,9 +150,11 @@ class MemoryLog:
         self._ring = [None] * self._size
         self._oldest = self._next
         self._bytes = 0
+        self._publications.clear()
+        self._published.clear()
 
     async def _read(
-        self, shared: _Filter, cursor: int, asked: EventId | None
+        self, shared: Filter, cursor: int, asked: EventId | None
     ) -> AsyncIterator[Batch]:
         while not self._closed:
             if cursor < self._oldest:
@@ -166,18 +182,29 @@ class MemoryLog:
                     self._waited.pop(shared, None)
             cursor = max(cursor, first)
 
-    def _collect(self, match: KeyMatcher, start: int) -> tuple[Batch, int]:
+    def _collect(self, shared: Filter, start: int) -> tuple[Batch, int]:
         found: list[Event] = []
         ring, size, end = self._ring, self._size, self._next
-        matches = match.matches
+        matches = shared.match.matches
         for sequence in range(start, end):
             event = ring[sequence % size]
             assert event is not None
             if matches(event.key):
                 found.append(event)
                 if len(found) == MAX_BATCH:
-                    return Batch(found), sequence + 1
-        return Batch(found), end
+                    end = sequence + 1
+                    break
+        return Batch(newest(found) if shared.latest else found), end
+
+    def _at(self, time_ns: int) -> int:
+        ring, size = self._ring, self._size
+
+        def time_of(sequence: int) -> int:
+            event = ring[sequence % size]
+            assert event is not None
+            return event.time_ns
+
+        return bisect_left(range(self._next), time_ns, lo=self._oldest, key=time_of)
 
     def _wake(self) -> None:
         self._waking = False
@@ -191,7 +218,7 @@ class MemoryLog:
             self._waited.pop(shared, None)
             shared.wake(first)
 
-    def _first(self, shared: _Filter) -> int:
+    def _first(self, shared: Filter) -> int:
         ring, size = self._ring, self._size
         matches = shared.match.matches
         for sequence in range(shared.scanned, self._next):
@@ -213,37 +240,10 @@ class MemoryLog:
         assert event is not None
         self._ring[place] = None
         self._bytes -= _weight(event)
+        named = self._published.pop(self._oldest, None)
+        if named is not None:
+            del self._publications[named]
         self._oldest += 1
-
-
-_Collect = Callable[[KeyMatcher, int], tuple[Batch, int]]
-
-
-class _Filter:
-    """What all readers of the same expressions share: who waits, and the batch made last."""
-
-    __slots__ = ("__weakref__", "_batch", "_end", "_start", "match", "scanned", "waiters")
-
-    def __init__(self, match: KeyMatcher) -> None:
-        self.match = match
-        self.waiters: dict[asyncio.Future[int], None] = {}
-        self.scanned = 0
-        self._start = self._end = 0
-        self._batch = Batch()
-
-    def batch(self, start: int, collect: _Collect) -> tuple[Batch, int]:
-        """All that is ready from ``start`` on, and where to go on after it."""
-        if start != self._start:
-            self._batch, self._end = collect(self.match, start)
-            self._start = start
-        return self._batch, self._end
-
-    def wake(self, first: int) -> None:
-        """Let all waiting readers go on; nothing that they match lies before ``first``."""
-        waiters, self.waiters = self.waiters, {}
-        for waiter in waiters:
-            if not waiter.done():
-                waiter.set_result(first)
 
 
 def _weight(event: Event) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,15 +10,17 @@ import click
 
 from protoplane_base import ProtoplaneError
 from protoplane_runtime import terminal
-from protoplane_runtime.instances import Instance, announce
+from protoplane_runtime.engines.discovery import DEFAULT_NAMESPACE, check_namespace
+from protoplane_runtime.engines.opening import DEFAULT_URL, VARIABLE
+from protoplane_runtime.entities import Entity
+from protoplane_runtime.sockets import Address
+from protoplane_server.commands.link_option import check_shareable, default_links, read_links
 from protoplane_server.commands.reload import serve_and_reload
 from protoplane_server.component import Component, NoComponentError, load
-from protoplane_server.lifecycle import Server
 from protoplane_server.limits import Limits
-from protoplane_server.serving import announce as say_where
 from protoplane_server.serving import serve as run
-from protoplane_server.sockets import Address
 from protoplane_server.tls import Tls
+from protoplane_server.tokens import read_tokens
 
 _EXAMPLE = """
 \b
@@ -27,6 +28,7 @@ Examples:
   protoplane serve captioner:Captioner
   protoplane serve captioner:Captioner --grpc 50052 --http 8081 --workers 4
   protoplane serve router:Router --http-only --host 0.0.0.0
+  protoplane serve router:Router --link link+unix:/run/router.sock --token-file tokens
 """
 
 
@@ -51,14 +53,44 @@ class Place(click.ParamType[str]):
 @click.option("--grpc", type=Place(), default="50051", show_default=True, help="gRPC's place.")
 @click.option("--http", type=Place(), default="8080", show_default=True, help="HTTP's place.")
 @click.option("--http-only", is_flag=True, help="Serve no gRPC.")
+@click.option(
+    "--link",
+    "links",
+    metavar="ADDRESS|@FILE",
+    multiple=True,
+    help="Where links are taken: link+tcp://host:port, link+tls://host:port, link+unix:/path, "
+    "link+zmq://host:port or link+nats://server:port/subject; again for more. A file has one a "
+    "line, and is read again at SIGHUP.  [default: a free port on the loopback]",
+)
+@click.option("--no-link", is_flag=True, help="Take links only through the gRPC and HTTP doors.")
+@click.option(
+    "--name", metavar="COMPONENT/ID", help="Name of this instance, instead of a made-up one."
+)
+@click.option(
+    "--token-file",
+    type=click.Path(path_type=Path),
+    help='File of bearer tokens, a line "token identity" for each; nobody else may call.',
+)
+@click.option(
+    "--engine",
+    envvar=VARIABLE,
+    default=DEFAULT_URL,
+    show_default=True,
+    show_envvar=True,
+    metavar="URL",
+    help="What stands behind events, and what others find this instance by: local:[FOLDER], which "
+    "the processes of this machine share, or memory:, which nobody shares.",
+)
+@click.option(
+    "--namespace", default=DEFAULT_NAMESPACE, show_default=True, help="Where others find it."
+)
 @click.option("--host", default="127.0.0.1", show_default=True, help="Interface for plain ports.")
 @click.option(
     "--workers",
     type=click.IntRange(min=1),
     default=1,
     show_default=True,
-    help="Processes that share the ports. Each has an event log of its own, so a subscriber sees "
-    "only the events of the worker that it is connected to.",
+    help="Processes that share the ports. With --engine memory: each has an event log of its own.",
 )
 @click.option("--reload", is_flag=True, help="Serve anew when a source file here changes.")
 @click.option("--tls-cert", type=click.Path(path_type=Path), help="PEM file of the certificate.")
@@ -87,6 +119,12 @@ def serve(
     grpc: str,
     http: str,
     http_only: bool,
+    links: tuple[str, ...],
+    no_link: bool,
+    name: str | None,
+    token_file: Path | None,
+    engine: str,
+    namespace: str,
     host: str,
     workers: int,
     reload: bool,
@@ -104,30 +142,46 @@ def serve(
         raise click.UsageError("--tls-cert and --tls-key go together")
     if tls_client_ca is not None and tls_cert is None:
         raise click.UsageError("--tls-client-ca needs --tls-cert and --tls-key")
+    if links and no_link:
+        raise click.UsageError("--link and --no-link contradict each other")
+    if workers > 1 and name is not None:
+        raise click.UsageError("--name is for one instance, and each worker is one")
+    from_file = any(link.startswith("@") for link in links)
+    if workers > 1 and from_file:
+        raise click.UsageError("--link @FILE goes with one worker only")
     if reload:
         arguments = [argument for argument in sys.argv[1:] if argument != "--reload"]
         raise SystemExit(serve_and_reload(arguments, Path.cwd()))
     limits = Limits()
     if max_message_bytes is not None:
         limits = replace(limits, max_message_bytes=max_message_bytes)
-    with terminal.errors(), ExitStack() as stack:
+    with terminal.errors():
         found = [_load(name) for name in components]
         tls = None
         if tls_cert is not None and tls_key is not None:
             tls = Tls(certificate=tls_cert, key=tls_key, client_ca=tls_client_ca)
             tls.ssl_context()  # A file that does not do is said before anything starts.
-
-        def ready(server: Server) -> None:
-            say_where(server)
-            stack.enter_context(_announced(server))
-
+        tokens = _tokens(token_file)
+        if name is not None:
+            Entity.instance(name)
+        check_namespace(namespace)
+        link = read_links(links)
+        if not links and not no_link:
+            link = default_links(secure=tls is not None)
+        if workers > 1:
+            check_shareable(link)
         try:
             run(
                 *found,
                 workers=workers,
-                on_ready=ready,
+                links=(lambda: read_links(links)) if from_file else None,
                 grpc=None if http_only else _at(host, grpc),
                 http=_at(host, http),
+                link=link,
+                engine=engine,
+                namespace=namespace,
+                name=name,
+                tokens=tokens,
                 grace_s=grace_s,
                 limits=limits,
                 tls=tls,
@@ -170,11 +224,10 @@ def _at(host: str, place: str) -> str:
     return f"[{host}]:{place}" if ":" in host else f"{host}:{place}"
 
 
-def _announced(server: Server) -> AbstractContextManager[Instance]:
-    specs = [service.spec for service in server.dispatcher.services]
-    endpoints = {"grpc": server.grpc_address, "http": server.http_url}
-    return announce(
-        specs[0].component or specs[0].full_name,
-        {door: place for door, place in endpoints.items() if place},
-        tuple(spec.full_name for spec in specs),
-    )
+def _tokens(path: Path | None) -> dict[str, str] | None:
+    if path is None:
+        return None
+    try:
+        return read_tokens(path)
+    except ValueError as error:
+        terminal.fail(str(error), terminal.USAGE)

@@ -12,6 +12,7 @@ from typing import Any
 
 from protoplane_base import Code, MethodKind, MethodSpec, PlaneError
 from protoplane_base.services import ServiceSpec
+from protoplane_runtime.link.carriers.interface import Started
 from protoplane_server.http.asgi import Exchange, Headers, Receive, Scope, Send
 from protoplane_server.http.connect import get_unary, post_unary
 from protoplane_server.http.connect_stream import ConnectStream
@@ -20,7 +21,9 @@ from protoplane_server.http.events import PREFIX, EventDoor
 from protoplane_server.http.faults import HttpError, answer_error, error_status
 from protoplane_server.http.framed import serve_framed
 from protoplane_server.http.grpcweb import GrpcWeb
+from protoplane_server.http.link import LinkRoutes
 from protoplane_server.http.messages import JSON, PROTO
+from protoplane_server.http.metadata import RequestMetadata
 from protoplane_server.http.pages import pages
 from protoplane_server.http.rpc_events import call_as_events
 from protoplane_server.http.sse import wants_events
@@ -43,9 +46,12 @@ class Application:
     Args:
         state: The door's state.
         services: The services behind it.
+        link: Takes on the links that come in here; ``None`` takes none.
     """
 
-    def __init__(self, state: DoorState, services: Sequence[ServiceSpec]) -> None:
+    def __init__(
+        self, state: DoorState, services: Sequence[ServiceSpec], link: Started | None = None
+    ) -> None:
         self._state = state
         self._methods: dict[str, MethodSpec[Any, Any]] = {}
         self._routes = Routes()
@@ -55,6 +61,7 @@ class Application:
                 self._routes.add(method)
         self._pages = pages(state, services)
         self._events = EventDoor(state, services)
+        self._links = LinkRoutes(state, link) if link is not None else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request; the server calls this."""
@@ -117,7 +124,12 @@ class Application:
             status, content_type, body = page()
             return await exchange.answer(status, [(b"content-type", content_type)], body)
         if path.startswith(PREFIX):
+            access = self._state.dispatcher.access
+            if access is not None:
+                access.caller(RequestMetadata(scope["headers"]))
             return await self._events.serve(exchange)
+        if self._links is not None and self._links.serves(path):
+            return await self._links.serve(exchange)
         raw_path = scope["raw_path"].decode("latin-1")
         found = self._routes.find(verb, raw_path)
         if found is not None:

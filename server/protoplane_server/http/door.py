@@ -12,6 +12,7 @@ from typing import Any
 
 import uvicorn
 
+from protoplane_runtime.link.carriers.interface import Started
 from protoplane_server.dispatcher import Dispatcher
 from protoplane_server.http.application import Application
 from protoplane_server.http.asgi import App
@@ -34,6 +35,7 @@ class HttpDoor:
         body_timeout_s: Longest that the body of a request with one message may take to arrive.
         keep_alive_s: Seconds of silence after which a stream of events sends a comment.
         retry_ms: How long clients of event streams are told to wait before they reconnect.
+        link: Takes on the links that come in here; ``None`` takes none.
 
     Attributes:
         app: The ASGI application; another server can run it, but then without the bound on the
@@ -51,6 +53,7 @@ class HttpDoor:
         body_timeout_s: float = 60.0,
         keep_alive_s: float = 15.0,
         retry_ms: int = 1000,
+        link: Started | None = None,
     ) -> None:
         self._state = DoorState(
             dispatcher=dispatcher,
@@ -64,7 +67,8 @@ class HttpDoor:
         self._tls = tls
         self._ends: set[asyncio.Task[None]] = set()
         self._server: _Server | None = None
-        self.app: App = Application(self._state, [service.spec for service in dispatcher.services])
+        specs = [service.spec for service in dispatcher.services]
+        self.app: App = Application(self._state, specs, link)
 
     async def run(self, sockets: list[socket.socket]) -> None:
         """Serve on bound sockets until `stop`, then close them.

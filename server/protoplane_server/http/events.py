@@ -70,9 +70,10 @@ class EventDoor:
         log = state.dispatcher.events
         after = _start(exchange.headers.get(b"last-event-id"), query)
         last = log.last
-        # Between these two lines nothing can be published, so the place and the id agree.
+        # Other processes may publish between these two lines, so "now" is the id that is said.
         batches = cast(
-            "AsyncGenerator[Sequence[Event | Gap], None]", log.read([expression], after=after)
+            "AsyncGenerator[Sequence[Event | Gap], None]",
+            log.read([expression], after=last if after is Start.NOW else after),
         )
         hello = sse_retry(state.retry_ms, id_=str(last) if after is Start.NOW else "")
         stream = EventStream(exchange, state.keep_alive_s)
@@ -193,6 +194,8 @@ def encode_event(item: Event | Gap) -> bytes:
         "oldest": None if item.oldest is None else str(item.oldest),
         "next": str(item.next),
     }
+    if item.ephemeral:
+        document["ephemeral"] = True
     # A client that reconnects now has been told; it goes on right before the next event.
     resume = EventId(item.next.epoch, max(item.next.sequence - 1, 0))
     return sse_event(json.dumps(document), event="gap", id_=str(resume))

@@ -14,6 +14,8 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
+from protoplane_runtime.link.carriers.stream import common_name
+
 HEADER_TIMEOUT_S = 10.0
 """Longest that the head of a request may take to arrive, from the first byte of it, or from the
 start of the connection."""
@@ -38,20 +40,26 @@ class GuardedProtocol(HttpToolsProtocol):
         self._timer: asyncio.TimerHandle | None = None
         self._in_head = False
         self._head_bytes = 0
+        self._identity = ""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to wait for the first request."""
         super().connection_made(transport)
+        self._identity = common_name(transport.get_extra_info("peercert"))
         self._arm()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the connection."""
         self._disarm()
         super().connection_lost(exc)
+        # Uvicorn leaves that timer on after a reset, and with it all that it has of the connection.
+        self._unset_keepalive_if_required()
 
     def on_message_begin(self) -> None:
         """A request begins."""
         super().on_message_begin()
+        if self._identity:
+            self.scope["protoplane.identity"] = self._identity  # type: ignore[typeddict-unknown-key]
         self._in_head = True
         self._head_bytes = 0
 

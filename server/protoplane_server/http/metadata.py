@@ -53,6 +53,14 @@ class RequestMetadata(Mapping[str, str | bytes]):
     def __getitem__(self, name: str) -> str | bytes:
         return self._decoded()[name]
 
+    def __contains__(self, name: object) -> bool:
+        # Asked of every call, mostly in vain: that must not cost decoding them all.
+        if self._values is None and isinstance(name, str):
+            raw = name.encode()
+            if not any(header == raw for header, _ in self._headers):
+                return False
+        return name in self._decoded()
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._decoded())
 

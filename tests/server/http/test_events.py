@@ -258,3 +258,6 @@ def test_encoding() -> None:
     assert encode_event(event) == b'id: 1-2\nevent: x.Y\nkey: a/b\ndata: {"k":"v\\n"}\n\n'
     gap = Gap(EventId(1, 2), None, EventId(2, 1))
     assert encode_event(gap).startswith(b"id: 2-0\nevent: gap\ndata: ")
+    assert b"ephemeral" not in encode_event(gap)
+    ephemeral = Gap(EventId(1, 2), None, EventId(2, 1), ephemeral=True)
+    assert b'"ephemeral": true' in encode_event(ephemeral)

@@ -1,0 +1,79 @@
+"""What SQLite and the file system refuse, as errors that say what to do."""
+
+from __future__ import annotations
+
+import errno
+import sqlite3
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+from protoplane_base import Code, PlaneError
+
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_REFUSED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
+
+
+@contextmanager
+def translated(path: Path) -> Generator[None]:
+    """Turn what goes wrong with a file of the engine into a `PlaneError`."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise from_sqlite(error, path) from error
+    except OSError as error:
+        raise from_os(error, path) from error
+
+
+def from_sqlite(error: sqlite3.Error, path: Path) -> PlaneError:
+    """The error that SQLite's stands for (https://www.sqlite.org/rescode.html)."""
+    # The low byte is the kind, the rest tells it more closely.
+    kind = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
+    if kind == sqlite3.SQLITE_FULL:
+        return _full(path)
+    if kind in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM):
+        return _refused(path)
+    if kind in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+        return PlaneError(
+            Code.DATA_LOSS,
+            f"{path} is damaged ({error}); move it away with the files beside it, and a new log "
+            "with a new epoch begins",
+        )
+    if kind in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        return PlaneError(
+            Code.UNAVAILABLE, f"another program keeps {path} locked; end its transaction"
+        )
+    if kind == sqlite3.SQLITE_IOERR:
+        return PlaneError(
+            Code.UNAVAILABLE,
+            f"{path} cannot be read or written ({error}, {_name(error)}); look at the disk: it may "
+            "be full, over its quota or broken",
+        )
+    return PlaneError(Code.INTERNAL, f"{path}: {error} ({_name(error)})")
+
+
+def from_os(error: OSError, path: Path) -> PlaneError:
+    """The error that the system's stands for."""
+    if error.errno in _FULL:
+        return _full(path)
+    if error.errno in _REFUSED:
+        return _refused(path)
+    return PlaneError(Code.UNAVAILABLE, f"{path}: {error.strerror or error}")
+
+
+def _name(error: sqlite3.Error) -> str:
+    return getattr(error, "sqlite_errorname", "no code")
+
+
+def _full(path: Path) -> PlaneError:
+    return PlaneError(
+        Code.RESOURCE_EXHAUSTED,
+        f"the disk of {path} is full; make room, or keep less by a retention",
+    )
+
+
+def _refused(path: Path) -> PlaneError:
+    return PlaneError(
+        Code.PERMISSION_DENIED,
+        f"{path} cannot be written; give this user the right to, or name another folder",
+    )

@@ -1,0 +1,177 @@
+"""How long durable events are kept: rules, and the sweep that deletes what they no longer cover."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from protoplane_runtime.engines.keys import KeyMatcher, check_key
+
+_SWEEP = 4096
+_MIN_KEYS_SWEPT = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Retention:
+    """How long the durable events under some keys are kept; what passes any bound goes.
+
+    A key is under the rule with the longest prefix of its segments, and under no other.
+
+    Attributes:
+        prefix: First segments of the keys, for example ``forge/captions``; "" for all keys that no
+            other rule covers.
+        max_age_s: Seconds after which an event goes.
+        max_events: Most events that are kept.
+        max_bytes: Most bytes that they may take together, without what the disk adds.
+    """
+
+    prefix: str = ""
+    max_age_s: float | None = None
+    max_events: int | None = None
+    max_bytes: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.prefix:
+            check_key(self.prefix)
+        for bound in (self.max_age_s, self.max_events, self.max_bytes):
+            if bound is not None and bound <= 0:
+                raise ValueError("a retention keeps something: its bounds are greater than 0")
+
+
+def set_rules(connection: sqlite3.Connection, rules: Sequence[Retention]) -> bool:
+    """Make ``rules`` those of the log, within a transaction.
+
+    Returns:
+        Whether they were others before.
+    """
+    wanted = {rule.prefix: rule for rule in (Retention(), *rules)}
+    kept = "SELECT prefix, max_age_s, max_events, max_bytes FROM retention"
+    if {row[0]: Retention(*row) for row in connection.execute(kept)} == wanted:
+        return False
+    (floor,) = connection.execute("SELECT max(floor) FROM retention").fetchone()
+    for rule in wanted.values():
+        # What others deleted is not told by rule any more, so a new one counts it as its own.
+        connection.execute(
+            "INSERT INTO retention (prefix, max_age_s, max_events, max_bytes, floor) "
+            "VALUES (?, ?, ?, ?, ?) ON CONFLICT (prefix) DO UPDATE SET "
+            "max_age_s = excluded.max_age_s, max_events = excluded.max_events, "
+            "max_bytes = excluded.max_bytes",
+            (rule.prefix, rule.max_age_s, rule.max_events, rule.max_bytes, floor),
+        )
+    for identity, prefix in connection.execute("SELECT id, prefix FROM retention").fetchall():
+        if prefix not in wanted:
+            connection.execute("UPDATE retention SET floor = ? WHERE prefix = ''", (floor,))
+            connection.execute("DELETE FROM retention WHERE id = ?", (identity,))
+    known = dict(connection.execute("SELECT prefix, id FROM retention").fetchall())
+    keys = connection.execute("SELECT id, text FROM key").fetchall()
+    connection.executemany(
+        "UPDATE key SET rule = ? WHERE id = ?",
+        [(rule_of(text, known), identity) for identity, text in keys],
+    )
+    connection.execute("UPDATE retention SET swept = 0, events = 0, bytes = 0")
+    connection.execute(
+        "UPDATE retention SET events = total.events, bytes = total.bytes FROM ("
+        "SELECT key.rule AS rule, count(*) AS events, sum(event.size) AS bytes "
+        "FROM event JOIN key ON key.id = event.key GROUP BY key.rule"
+        ") AS total WHERE retention.id = total.rule"
+    )
+    return True
+
+
+def rule_of(key: str, rules: dict[str, int]) -> int:
+    """The rule that a key is under, of those by their prefixes."""
+    if len(rules) > 1:
+        prefix = key
+        while prefix:
+            if prefix in rules:
+                return rules[prefix]
+            prefix = prefix.rpartition("/")[0]
+    return rules[""]
+
+
+def sweep(connection: sqlite3.Connection) -> bool:
+    """Delete some of what the rules no longer cover, within a transaction.
+
+    Returns:
+        Whether there is more to delete.
+    """
+    more = False
+    for row in connection.execute(
+        "SELECT id, max_age_s, max_events, max_bytes, events, bytes, swept FROM retention"
+    ).fetchall():
+        rule, max_age_s, max_events, max_bytes, events, size, swept = row
+        cutoff = 0 if max_age_s is None else time.time_ns() - int(max_age_s * 1e9)
+        over_events = 0 if max_events is None else max(0, events - max_events)
+        over_bytes = 0 if max_bytes is None else max(0, size - max_bytes)
+        if not (cutoff or over_events or over_bytes):
+            continue
+        # What goes is always the oldest part, so one place says it all.
+        last, count, freed = connection.execute(
+            "SELECT max(sequence), count(*), total(size) FROM ("
+            " SELECT sequence, time_ns, size, row_number() OVER place AS nth,"
+            "  sum(size) OVER place - size AS before FROM ("
+            "   SELECT event.sequence, event.time_ns, event.size"
+            "   FROM event CROSS JOIN key ON key.id = event.key"
+            "   WHERE event.sequence > ? AND key.rule = ? ORDER BY event.sequence LIMIT ?)"
+            "  WINDOW place AS (ORDER BY sequence)"
+            ") WHERE nth <= ? OR before < ? OR time_ns < ?",
+            (swept, rule, _SWEEP, over_events, over_bytes, cutoff),
+        ).fetchone()
+        if not count:
+            continue
+        connection.execute(
+            "DELETE FROM event WHERE sequence > ? AND sequence <= ?"
+            " AND (SELECT rule FROM key WHERE id = event.key) = ?",
+            (swept, last, rule),
+        )
+        connection.execute(
+            "UPDATE retention SET events = events - ?, bytes = bytes - ?, floor = max(floor, ?),"
+            " swept = ? WHERE id = ?",
+            (count, int(freed), last, last, rule),
+        )
+        connection.execute("UPDATE log SET purged = max(purged, ?)", (last,))
+        more = more or count == _SWEEP
+    return more
+
+
+def sweep_keys(connection: sqlite3.Connection, known: int) -> int:
+    """Delete the keys that no event has any more, if they seem to be many.
+
+    Args:
+        connection: The database, within a transaction.
+        known: How many keys were left the last time.
+
+    Returns:
+        How many keys are left; negative where none was deleted.
+    """
+    (count,) = connection.execute("SELECT count(*) FROM key").fetchone()
+    if count < max(2 * known, _MIN_KEYS_SWEPT):
+        return -1
+    connection.execute("DELETE FROM key WHERE id NOT IN (SELECT key FROM event)")
+    (left,) = connection.execute("SELECT count(*) FROM key").fetchone()
+    return int(left)
+
+
+def floor(connection: sqlite3.Connection, match: KeyMatcher) -> int:
+    """Greatest sequence of a deleted event that the expressions may have matched."""
+    rows: list[tuple[str, int]] = connection.execute(
+        "SELECT prefix, floor FROM retention"
+    ).fetchall()
+    floors = dict(rows)
+    found = 0
+    for expression in match.expressions:
+        wild = expression.find("*")
+        literal = expression if wild < 0 else expression[:wild].rstrip("/")
+        under = literal
+        while under and under not in floors:
+            under = under.rpartition("/")[0]
+        # The rule that covers all it may match, and those within.
+        found = max(found, floors[under])
+        if wild >= 0:
+            inner = f"{literal}/" if literal else ""
+            found = max(
+                found, *(at for prefix, at in floors.items() if prefix.startswith(inner)), 0
+            )
+    return found

@@ -1,0 +1,358 @@
+"""Durable events in the database: appending a group of them, and reading them back."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import chain
+from pathlib import Path
+from typing import Any, Final
+
+from protoplane_runtime.engines.interface import Event, EventId, Publication
+from protoplane_runtime.engines.keys import KeyMatcher
+from protoplane_runtime.engines.local import retention
+from protoplane_runtime.engines.local.schema import connect, transaction
+
+MAX_CHUNK = 2048
+"""Most events that are read at once."""
+
+EVENT_OVERHEAD_BYTES = 40
+"""What an event takes in the database beside its data and JSON, roughly."""
+
+_MAX_INTERNED = 65_536
+_SCANNED = 4 * MAX_CHUNK
+_ROWS_FETCHED = 128
+_CHUNK_BYTES = 512 * 1024
+# One statement for many rows: Python lets go of its lock once a statement, and a busy event loop
+# takes its time to give it back.
+_ROWS_AT_ONCE = (64, 8, 1)
+# What the classes of events do when they are called, without the call of a Python function.
+_new: Any = getattr(tuple, "__new__")  # noqa: B009  # the checkers cannot say its type
+_COLUMNS: Final = "sequence, key, type, time_ns, size, publisher, number, data, json"
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """What a log has used up.
+
+    Attributes:
+        epoch: Its epoch.
+        last: Greatest sequence of a durable event, kept or not.
+        reserved: Sequences up to here may have been given to ephemeral events.
+    """
+
+    epoch: int
+    last: int
+    reserved: int
+
+
+class Appender:
+    """Appends groups of events; only in the thread that writes, within a turn of the ring.
+
+    Args:
+        path: The database, which has its tables.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.connection = connect(path)
+        self._keys: dict[str, tuple[int, int]] = {}
+        self._types: dict[str, int] = {}
+        self._publishers: dict[str, int] = {}
+        self._rules: dict[str, int] = {}
+
+    def bounds(self) -> Bounds:
+        """What the log has used up."""
+        epoch, purged, reserved, last = self.connection.execute(
+            "SELECT epoch, purged, reserved, (SELECT max(sequence) FROM event) FROM log"
+        ).fetchone()
+        return Bounds(epoch, max(purged, last or 0), reserved)
+
+    def forget(self) -> None:
+        """Forget what was interned: another process dropped some of it."""
+        self._keys.clear()
+        self._rules.clear()
+
+    def known(self, publications: Sequence[Publication], epoch: int) -> dict[Publication, EventId]:
+        """Those that are in the log already, with the ids that they got."""
+        found: dict[Publication, EventId] = {}
+        for publication in publications:
+            row = self.connection.execute(
+                "SELECT sequence FROM event WHERE publisher ="
+                " (SELECT id FROM publisher WHERE text = ?) AND number = ?",
+                (publication.publisher, publication.number),
+            ).fetchone()
+            if row is not None:
+                found[publication] = EventId(epoch, row[0])
+        return found
+
+    def append(self, events: Sequence[Event], names: Sequence[Publication | None]) -> None:
+        """Append events, on disk when this returns; all of them, or none.
+
+        Raises:
+            sqlite3.Error: The database refuses.
+        """
+        try:
+            with transaction(self.connection):
+                self._append(events, names)
+        except BaseException:
+            # What was interned in it is gone with the transaction.
+            self.forget()
+            self._types.clear()
+            self._publishers.clear()
+            raise
+
+    def reserve(self, sequence: int) -> None:
+        """Note that sequences up to this one may be used by events that are not on disk."""
+        with transaction(self.connection):
+            self.connection.execute("UPDATE log SET reserved = max(reserved, ?)", (sequence,))
+
+    def close(self) -> None:
+        """Close the database."""
+        self.connection.close()
+
+    def _append(self, events: Sequence[Event], names: Sequence[Publication | None]) -> None:
+        keys = self._intern_keys({event.key for event in events})
+        types = self._types
+        totals: dict[int, list[int]] = {}
+        rows: list[tuple[object, ...]] = []
+        for event, name in zip(events, names, strict=True):
+            (_, sequence), key, type_, data, json, time_ns = event
+            identity, rule = keys[key]
+            type_id = types.get(type_)
+            if type_id is None:
+                type_id = self._intern("type", types, type_)
+            publisher = number = None
+            if name is not None:
+                publisher = self._publishers.get(name.publisher)
+                if publisher is None:
+                    publisher = self._intern("publisher", self._publishers, name.publisher)
+                number = name.number
+            size = len(data) + len(json) + EVENT_OVERHEAD_BYTES
+            total = totals.setdefault(rule, [0, 0])
+            total[0] += 1
+            total[1] += size
+            rows.append((sequence, identity, type_id, time_ns, size, publisher, number, data, json))
+        at = 0
+        for count in _ROWS_AT_ONCE:
+            while len(rows) - at >= count:
+                self.connection.execute(
+                    _insert(count), tuple(chain.from_iterable(rows[at : at + count]))
+                )
+                at += count
+        for rule, (count, size) in totals.items():
+            self.connection.execute(
+                "UPDATE retention SET events = events + ?, bytes = bytes + ? WHERE id = ?",
+                (count, size, rule),
+            )
+
+    def _intern(self, table: str, known: dict[str, int], text: str) -> int:
+        execute = self.connection.execute
+        row = execute(f"SELECT id FROM {table} WHERE text = ?", (text,)).fetchone()  # noqa: S608
+        if row is None:
+            row = execute(
+                f"INSERT INTO {table} (text) VALUES (?) RETURNING id",  # noqa: S608
+                (text,),
+            ).fetchone()
+        if len(known) >= _MAX_INTERNED:
+            known.clear()
+        known[text] = row[0]
+        return int(row[0])
+
+    def _intern_keys(self, texts: set[str]) -> dict[str, tuple[int, int]]:
+        known = self._keys
+        if len(known) >= _MAX_INTERNED:
+            known.clear()
+        missing = [text for text in texts if text not in known]
+        if missing:
+            execute = self.connection.execute
+            if not self._rules:
+                self._rules = dict(execute("SELECT prefix, id FROM retention").fetchall())
+            for text in missing:
+                row = execute("SELECT id, rule FROM key WHERE text = ?", (text,)).fetchone()
+                if row is None:
+                    row = execute(
+                        "INSERT INTO key (text, rule) VALUES (?, ?) RETURNING id, rule",
+                        (text, retention.rule_of(text, self._rules)),
+                    ).fetchone()
+                known[text] = row
+        return known
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """What one look into the database found.
+
+    Attributes:
+        events: Events that match, in order.
+        end: Place up to which it looked.
+        floor: Greatest sequence of a deleted event that might have matched.
+        oldest: Sequence of the oldest event that is kept; ``None`` where there is none.
+        next: Sequence of the oldest event after the place asked for; ``None`` where there is none.
+    """
+
+    events: list[Event]
+    end: int
+    floor: int
+    oldest: int | None
+    next: int | None
+
+
+class Replay:
+    """Reads durable events; only in the thread that reads.
+
+    Args:
+        path: The database, which has its tables.
+        epoch: The log's epoch.
+    """
+
+    def __init__(self, path: Path, epoch: int) -> None:
+        self._connection = connect(path)
+        self._epoch = epoch
+        self._keys: dict[int, str] = {}
+        self._types: dict[int, str] = {}
+
+    def read(self, match: KeyMatcher, after: int, until: int) -> Chunk:
+        """Events after one sequence, up to another, in a chunk of at most `MAX_CHUNK`.
+
+        It goes on to where deleted events may have been, so that these are not read elsewhere.
+        """
+        execute = self._connection.execute
+        # One snapshot, so that what is deleted meanwhile is either read or told of.
+        execute("BEGIN")
+        try:
+            floor = retention.floor(self._connection, match)
+            (oldest,) = execute("SELECT min(sequence) FROM event").fetchone()
+            (following,) = execute(
+                "SELECT min(sequence) FROM event WHERE sequence > ?", (after,)
+            ).fetchone()
+            until = max(until, floor)
+            events: list[Event] = []
+            if until <= after:
+                until = after
+            elif match.expressions == ("**",):
+                events, cut = self._events(
+                    execute(
+                        "SELECT sequence, key, type, data, json, time_ns FROM event"
+                        " WHERE sequence > ? AND sequence <= ? ORDER BY sequence LIMIT ?",
+                        (after, until, MAX_CHUNK),
+                    )
+                )
+                if len(events) == MAX_CHUNK or cut:
+                    until = events[-1].id.sequence
+            else:
+                events, until = self._matching(match, after, until)
+            return Chunk(events, until, floor, oldest, following)
+        finally:
+            execute("ROLLBACK")
+
+    def first_at(self, time_ns: int) -> int | None:
+        """Sequence of the first event that was accepted at some time or later, if there is one."""
+        execute = self._connection.execute
+        execute("BEGIN")
+        try:
+            low, last = execute("SELECT min(sequence) - 1, max(sequence) FROM event").fetchone()
+            if last is None:
+                return None
+            high: int = last
+            # Times never go back, so halving finds the place without an index on them.
+            while low < high:
+                middle = (low + high) // 2
+                sequence, found_ns = execute(
+                    "SELECT sequence, time_ns FROM event WHERE sequence > ?"
+                    " ORDER BY sequence LIMIT 1",
+                    (middle,),
+                ).fetchone()
+                if found_ns >= time_ns:
+                    high = middle
+                else:
+                    low = sequence
+            following: int | None = execute(
+                "SELECT min(sequence) FROM event WHERE sequence > ?", (low,)
+            ).fetchone()[0]
+            return following
+        finally:
+            execute("ROLLBACK")
+
+    def close(self) -> None:
+        """Close the database."""
+        self._connection.close()
+
+    def _matching(self, match: KeyMatcher, after: int, until: int) -> tuple[list[Event], int]:
+        execute = self._connection.execute
+        scanned: list[tuple[int, int]] = execute(
+            "SELECT sequence, key FROM event WHERE sequence > ? AND sequence <= ?"
+            " ORDER BY sequence LIMIT ?",
+            (after, until, _SCANNED),
+        ).fetchall()
+        end = scanned[-1][0] if len(scanned) == _SCANNED else until
+        keys = self._texts("key", self._keys, {key for _, key in scanned})
+        wanted = {key for key in {key for _, key in scanned} if match.matches(keys[key])}
+        found = [sequence for sequence, key in scanned if key in wanted]
+        if len(found) > MAX_CHUNK:
+            found = found[:MAX_CHUNK]
+            end = found[-1]
+        if not found:
+            return [], end
+        listed = ",".join(map(str, found))
+        events, cut = self._events(
+            execute(
+                "SELECT sequence, key, type, data, json, time_ns FROM event"
+                " WHERE sequence IN (SELECT value FROM json_each(?)) ORDER BY sequence",
+                (f"[{listed}]",),
+            )
+        )
+        return events, events[-1].id.sequence if cut else end
+
+    def _events(self, cursor: sqlite3.Cursor) -> tuple[list[Event], bool]:
+        """The events of a query's rows, and whether there are more than fit into a chunk."""
+        epoch = self._epoch
+        new, keys, types = _new, self._keys, self._types
+        events: list[Event] = []
+        size = 0
+        # Some rows at a time: they are gone before the next ones are made, which is faster.
+        while rows := cursor.fetchmany(_ROWS_FETCHED):
+            try:
+                events += [
+                    new(
+                        Event,
+                        (new(EventId, (epoch, sequence)), keys[key], types[type_], data, json, at),
+                    )
+                    for sequence, key, type_, data, json, at in rows
+                ]
+            except KeyError:
+                self._texts("key", keys, {row[1] for row in rows})
+                self._texts("type", types, {row[2] for row in rows})
+                events += [
+                    Event(EventId(epoch, sequence), keys[key], types[type_], data, json, at)
+                    for sequence, key, type_, data, json, at in rows
+                ]
+            size += sum([len(row[3]) + len(row[4]) for row in rows])
+            if size > _CHUNK_BYTES:
+                more = len(rows) == _ROWS_FETCHED
+                cursor.close()
+                return events, more
+        return events, False
+
+    def _texts(self, table: str, known: dict[int, str], wanted: set[int]) -> dict[int, str]:
+        missing = wanted - known.keys()
+        if missing:
+            if len(known) >= _MAX_INTERNED:
+                known.clear()
+                missing = wanted
+            listed = ",".join(map(str, missing))
+            known.update(
+                self._connection.execute(
+                    f"SELECT id, text FROM {table} WHERE id IN"  # noqa: S608
+                    " (SELECT value FROM json_each(?))",
+                    (f"[{listed}]",),
+                ).fetchall()
+            )
+        return known
+
+
+@lru_cache
+def _insert(count: int) -> str:
+    places = ",".join("?" * len(_COLUMNS.split(",")))
+    return f"INSERT INTO event ({_COLUMNS}) VALUES " + ",".join([f"({places})"] * count)  # noqa: S608

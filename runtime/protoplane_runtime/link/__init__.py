@@ -1,0 +1,1 @@
+"""The link: many calls over one conversation between two processes."""

@@ -1,0 +1,1 @@
+"""What moves a link's frames, a module for each way."""
