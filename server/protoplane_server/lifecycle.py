@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any, Self, cast
 
 from protoplane_base import PlaneError, Service
 from protoplane_runtime.engines.discovery import Instance, Registration, instance_name
+from protoplane_runtime.engines.engine import Engine
 from protoplane_runtime.engines.interface import EventLog
 from protoplane_runtime.engines.memory import MemoryLog
-from protoplane_runtime.engines.opening import Engine, open_engine
+from protoplane_runtime.engines.opening import open_engine
 from protoplane_runtime.link.carriers.inprocess import hosted
 from protoplane_runtime.sockets import Address, listen
 from protoplane_server.access import Access

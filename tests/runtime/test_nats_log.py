@@ -228,7 +228,7 @@ async def test_history_of_a_key_that_is_long_gone(log: NatsLog) -> None:
 async def test_a_slow_reader_falls_back_to_the_stream(
     log: NatsLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("protoplane_runtime.engines.local.tail.MAX_EVENTS", 50)
+    monkeypatch.setattr("protoplane_runtime.engines.tail.MAX_EVENTS", 50)
     slow = log.read(["a/*"])
     before = await publish(log, "a/0", durable=True)
     assert [event.id for event in await take(slow, 1)] == [before]
@@ -253,7 +253,7 @@ async def test_past_retention_is_a_gap(url: str) -> None:
 
 
 async def test_retention_overtakes_a_slow_reader(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("protoplane_runtime.engines.local.tail.MAX_EVENTS", 10)
+    monkeypatch.setattr("protoplane_runtime.engines.tail.MAX_EVENTS", 10)
     async with opened(f"{url}&max_events=100") as log:
         slow = log.read(["**"])
         first = await publish(log, "a", durable=True)

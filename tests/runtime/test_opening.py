@@ -10,8 +10,9 @@ from tests.runtime.event_log_suite import publish, take
 
 from protoplane_base import Code, PlaneError
 from protoplane_runtime.engines.discovery import Instance
+from protoplane_runtime.engines.folders import default_folder
 from protoplane_runtime.engines.interface import Start
-from protoplane_runtime.engines.opening import default_folder, open_discovery, open_engine
+from protoplane_runtime.engines.opening import open_discovery, open_engine
 
 pytestmark = pytest.mark.anyio
 

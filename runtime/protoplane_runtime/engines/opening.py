@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 import os
-import sys
-from contextlib import AsyncExitStack
-from dataclasses import dataclass
-from pathlib import Path
+from importlib import import_module
+from typing import cast
 
 from protoplane_base import Code, PlaneError
 from protoplane_runtime.engines.discovery import Discovery
-from protoplane_runtime.engines.interface import EventLog
-from protoplane_runtime.engines.memory import MemoryLog
-from protoplane_runtime.engines.memory_discovery import MemoryDiscovery
-from protoplane_runtime.engines.memory_state import MemoryState
-from protoplane_runtime.engines.state import StateStore
+from protoplane_runtime.engines.engine import Engine, EngineDriver
 
 VARIABLE = "PROTOPLANE_ENGINE"
 """The environment variable that names the engine."""
@@ -22,31 +16,13 @@ VARIABLE = "PROTOPLANE_ENGINE"
 DEFAULT_URL = "local:"
 """The engine where none is named."""
 
-_SCHEMES = frozenset({"memory", "local", "static"})
+# Where the `EngineDriver` of a scheme is; imported when it is asked for, as it may need an extra.
+_DRIVERS = {
+    "local": "protoplane_runtime.engines.local.opening",
+    "memory": "protoplane_runtime.engines.memory_opening",
+    "static": "protoplane_runtime.engines.memory_opening",
+}
 _EXTRAS = {"nats": "nats", "tls": "nats", "ws": "nats", "zenoh": "zenoh"}
-
-
-@dataclass(frozen=True, slots=True)
-class Engine:
-    """What stands behind the planes; close it when done.
-
-    Attributes:
-        url: The URL that it was opened by.
-        events: Its event log.
-        discovery: Who is there.
-        state: Its state store.
-    """
-
-    url: str
-    events: EventLog
-    discovery: Discovery
-    state: StateStore
-
-    async def close(self) -> None:
-        """Give back all that it holds; closing twice does nothing."""
-        async with AsyncExitStack() as stack:
-            for part in (self.events, self.state, self.discovery):
-                stack.push_async_callback(part.close)
 
 
 async def open_engine(url: str | None = None) -> Engine:
@@ -63,23 +39,10 @@ async def open_engine(url: str | None = None) -> Engine:
     Raises:
         PlaneError: INVALID_ARGUMENT for a URL of another kind, UNIMPLEMENTED where the engine does
             not run on this system or is not there yet; and what opening the engine itself raises.
+        MissingExtraError: Its extra is not installed.
     """
     url = named(url)
-    scheme, rest = _parts(url)
-    discovery = await open_discovery(url)
-    if scheme != "local":
-        return Engine(url, MemoryLog(), discovery, MemoryState())
-    from protoplane_runtime.engines.local.log import LocalLog
-    from protoplane_runtime.engines.local.state import LocalState
-
-    folder = _folder(rest)
-    async with AsyncExitStack() as stack:
-        stack.push_async_callback(discovery.close)
-        events = await LocalLog.open(folder)
-        stack.push_async_callback(events.close)
-        engine = Engine(url, events, discovery, await LocalState.open(folder))
-        stack.pop_all()
-    return engine
+    return await _driver(url).open_engine(url)
 
 
 async def open_discovery(url: str | None = None) -> Discovery:
@@ -90,25 +53,10 @@ async def open_discovery(url: str | None = None) -> Discovery:
 
     Raises:
         PlaneError: As `open_engine`.
+        MissingExtraError: As `open_engine`.
     """
     url = named(url)
-    scheme, rest = _parts(url)
-    if scheme == "memory":
-        if rest:
-            raise PlaneError(Code.INVALID_ARGUMENT, f"memory: takes nothing more, not {rest!r}")
-        return MemoryDiscovery()
-    if scheme == "static":
-        from protoplane_runtime.engines.static_discovery import StaticDiscovery
-
-        return await StaticDiscovery.open(rest)
-    if sys.platform == "win32":
-        raise PlaneError(
-            Code.UNIMPLEMENTED,
-            "the engine local: needs file locks and sockets that Windows has not; use memory:",
-        )
-    from protoplane_runtime.engines.local.discovery import LocalDiscovery
-
-    return LocalDiscovery(_folder(rest))
+    return await _driver(url).open_discovery(url)
 
 
 def shares_events(url: str | None) -> bool:
@@ -117,7 +65,7 @@ def shares_events(url: str | None) -> bool:
     Raises:
         PlaneError: There is no such engine.
     """
-    return url is not None and _parts(url)[0] not in ("memory", "static")
+    return url is not None and _scheme(url) not in ("memory", "static")
 
 
 def check_url(url: str | None) -> None:
@@ -129,7 +77,7 @@ def check_url(url: str | None) -> None:
     Raises:
         PlaneError: INVALID_ARGUMENT or UNIMPLEMENTED; there is none.
     """
-    _parts(named(url))
+    _scheme(named(url))
 
 
 def named(url: str | None = None) -> str:
@@ -137,16 +85,20 @@ def named(url: str | None = None) -> str:
     return url or os.environ.get(VARIABLE) or DEFAULT_URL
 
 
-def _parts(url: str) -> tuple[str, str]:
-    scheme, colon, rest = url.partition(":")
+def _driver(url: str) -> EngineDriver:
+    return cast("EngineDriver", import_module(_DRIVERS[_scheme(url)]))
+
+
+def _scheme(url: str) -> str:
+    scheme, colon, _ = url.partition(":")
     if not colon:
         raise PlaneError(
             Code.INVALID_ARGUMENT,
             f"{url!r} is no engine: write memory:, local:, local:<folder> or static:<list>",
         )
-    if scheme not in _SCHEMES:
+    if scheme not in _DRIVERS:
         raise _missing(scheme, url)
-    return scheme, rest
+    return scheme
 
 
 def _missing(scheme: str, url: str) -> PlaneError:
@@ -160,15 +112,3 @@ def _missing(scheme: str, url: str) -> PlaneError:
         Code.INVALID_ARGUMENT,
         f"there is no engine {scheme}: (in {url!r}); the engines are memory:, local: and static:",
     )
-
-
-def _folder(path: str) -> Path:
-    return (Path(path).expanduser() if path else default_folder()).absolute()
-
-
-def default_folder() -> Path:
-    """The folder of ``local:``, after the XDG Base Directory Specification."""
-    state = os.environ.get("XDG_STATE_HOME", "")
-    # The specification says to ignore a relative path.
-    base = Path(state) if Path(state).is_absolute() else Path.home() / ".local" / "state"
-    return base / "protoplane"

@@ -18,8 +18,8 @@ from protoplane_runtime.engines.local.bells import Bell
 from protoplane_runtime.engines.local.faults import from_os
 from protoplane_runtime.engines.local.retention import Retention
 from protoplane_runtime.engines.local.ring import RING_BYTES, Overrun, Ring, Word
-from protoplane_runtime.engines.local.tail import Tail
 from protoplane_runtime.engines.local.writer import Pending, Writer, Written
+from protoplane_runtime.engines.tail import Tail
 
 MAX_EVENT_BYTES = 64 * 1024 * 1024
 """Most bytes of data and JSON that an event may have."""

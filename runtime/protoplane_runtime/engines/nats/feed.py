@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from protoplane_base import PlaneError
 from protoplane_runtime.engines.interface import Event, EventId
 from protoplane_runtime.engines.keys import KeyMatcher
-from protoplane_runtime.engines.local.tail import Tail
 from protoplane_runtime.engines.nats import payload
 from protoplane_runtime.engines.nats.connection import Connection, Msg, Subscription
 from protoplane_runtime.engines.nats.consumer import Consumer, Stored, StreamLost
@@ -18,6 +17,7 @@ from protoplane_runtime.engines.nats.passing import Passing
 from protoplane_runtime.engines.nats.payload import EPHEMERAL_BITS
 from protoplane_runtime.engines.nats.stream import Newest, Stream
 from protoplane_runtime.engines.nats.subjects import key_of, subjects_of
+from protoplane_runtime.engines.tail import Tail
 
 _log = logging.getLogger("protoplane.engines")
 

@@ -7,9 +7,9 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from protoplane_base import Code, MissingExtraError, PlaneError
+from protoplane_runtime.engines.folders import default_folder
 from protoplane_runtime.engines.objects.interface import ObjectStore
 from protoplane_runtime.engines.objects.memory import MemoryObjects
-from protoplane_runtime.engines.opening import default_folder
 
 DEFAULT_URL = "local:"
 """The store where none is named."""
