@@ -135,7 +135,7 @@ class ComponentSuite:
             while (line := await lines.get()) is not None:
                 yield ConverseRequest(line=line)
 
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             answers = harness.channel.bidi_stream(CONVERSE, requests(), {})
             for line in ("ping", "pong"):
                 lines.put_nowait(line)
@@ -200,10 +200,14 @@ class ComponentSuite:
     async def test_deadline_ends_the_call_and_its_handler(
         self, harness: Harness, kind: str
     ) -> None:
-        async with asyncio.timeout(5):
-            with pytest.raises(PlaneError) as caught:
-                await harness.call(kind, metadata=do("hang"), timeout_s=0.3)
-        assert caught.value.code is Code.DEADLINE_EXCEEDED, caught.value
+        for timeout_s in (0.3, 2, 10):
+            async with asyncio.timeout(30):
+                with pytest.raises(PlaneError) as caught:
+                    await harness.call(kind, metadata=do("hang"), timeout_s=timeout_s)
+            assert caught.value.code is Code.DEADLINE_EXCEEDED, caught.value
+            # On a busy machine the time may be over before the handler has begun.
+            if harness.parts.contexts:
+                break
         await harness.parts.until(hanging=0, cancelled=1)
 
     async def test_handler_knows_its_deadline(self, harness: Harness) -> None:
@@ -285,7 +289,7 @@ class ComponentSuite:
     async def test_handler_publishes(self, harness: Harness) -> None:
         events = harness.server.events.read(["forge/captions/*"])
         await harness.call("server_stream", metadata={"x-request-id": "call-7"})
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             [event] = await anext(events)
         assert (getattr(event, "key", ""), getattr(event, "json", "")) == (
             "forge/captions/call-7",
@@ -321,6 +325,6 @@ class ComponentSuite:
 
 async def eventually(holds: Callable[[], bool]) -> None:
     """Wait until something holds, five seconds at most."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while not holds():  # noqa: ASYNC110  # what is watched sets no event
             await asyncio.sleep(0.005)

@@ -45,9 +45,9 @@ class Parts(CaptionerService):
         self._changed = asyncio.Event()
 
     async def until(self, **counts: int) -> None:
-        """Wait until attributes have these values, five seconds at most."""
+        """Wait until attributes have these values, thirty seconds at most."""
 
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while any(getattr(self, name) != value for name, value in counts.items()):
                 self._changed.clear()
                 await self._changed.wait()

@@ -35,13 +35,13 @@ def channel(*routes: Route, **options: Any) -> BalancedChannel:
 
 
 async def styles(balanced: BalancedChannel, **options: Any) -> Any:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         return await balanced.unary(LIST_STYLES, "styles", cast(CallOptions, options))
 
 
 async def captions(balanced: BalancedChannel, **options: Any) -> list[Any]:
     answers = balanced.server_stream(LIST_STYLES, "styles", cast(CallOptions, options))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         return [answer async for answer in answers]
 
 

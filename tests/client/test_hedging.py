@@ -41,7 +41,7 @@ def channel(
 
 
 async def answer(balanced: BalancedChannel, options: CallOptions) -> object:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         return await balanced.unary(LIST_STYLES, "styles", options)
 
 

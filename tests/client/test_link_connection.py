@@ -59,7 +59,7 @@ async def listening(
 
     async with await asyncio.start_server(connected, "127.0.0.1", 0) as server:
         yield f"link+tcp://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         await asyncio.gather(*talks)
 
 
@@ -458,7 +458,7 @@ class TestClosing:
                 for _ in range(20)
             ]
             await parts.until(hanging=40)
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(30):
                 await plane.aclose()
                 results = await asyncio.gather(*calls, return_exceptions=True)
             assert {getattr(result, "code", None) for result in results} == {Code.CANCELLED}
@@ -480,7 +480,7 @@ class TestClosing:
             plane = connect(address)
             calls = [asyncio.create_task(ask(plane, timeout_s=timeout_s)) for _ in range(3)]
             await open_.wait()
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(30):
                 await plane.aclose()
                 results = await asyncio.gather(*calls, return_exceptions=True)
             assert all(isinstance(result, PlaneError) for result in results), results
@@ -493,7 +493,7 @@ class TestClosing:
             plane = connect(server.link_addresses[0])
             await ask(plane)
         await eventually(lambda: plane.routes[0].state is ConnectionState.RECONNECTING)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             await plane.aclose()
         assert asyncio.all_tasks() == before
 
@@ -562,9 +562,13 @@ class TestTwoHops:
         assert 10 < last < first < 20
 
     async def test_the_deadline_ends_the_last_handler(self, hops: Hops) -> None:
-        with pytest.raises(PlaneError) as caught:
-            await hops.ask(timeout_s=0.2, metadata=do("hang"))
-        assert caught.value.code is Code.DEADLINE_EXCEEDED
+        for timeout_s in (0.2, 2, 10):
+            with pytest.raises(PlaneError) as caught:
+                await hops.ask(timeout_s=timeout_s, metadata=do("hang"))
+            assert caught.value.code is Code.DEADLINE_EXCEEDED
+            # On a busy machine the time may be over before the last handler has begun.
+            if hops.last.contexts:
+                break
         await hops.last.until(hanging=0, cancelled=1)
 
     async def test_the_trace_goes_on(self, hops: Hops) -> None:

@@ -71,7 +71,7 @@ async def test_state_and_counts_of_each_instance() -> None:
 async def test_two_ways_to_one_instance_are_one_series() -> None:
     options = Options(grpc=None, http=None, link=(LOCAL, "link+tcp://localhost:0"))
     async with Server(Desk(), options) as server, connect(server.link_addresses) as plane:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while {route.state for route in plane.routes} != {ConnectionState.CONNECTED}:
                 await ask(plane)
         registry = CollectorRegistry()

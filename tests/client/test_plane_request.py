@@ -180,7 +180,7 @@ async def test_a_method_that_streams_is_refused(two: TwoInstances) -> None:
 @pytest.mark.parametrize("door", DOORS)
 async def test_the_path_of_a_method_that_streams(two: TwoInstances, door: str) -> None:
     request = CaptionRequest(prompt="one two three")
-    async with plane_over(two, door) as plane, asyncio.timeout(5):
+    async with plane_over(two, door) as plane, asyncio.timeout(30):
         with pytest.raises(PlaneError):
             await plane.request(None, CAPTION.path, request)
         await eventually(lambda: not any(server.dispatcher.open_calls for server in two.servers))
@@ -218,10 +218,11 @@ async def test_an_instance_behind_a_link_that_is_away_costs_no_other_a_wait(
     two: TwoInstances, unused: str
 ) -> None:
     async with connect([unused, *two.targets("tcp")], policy=QUICK) as plane:
-        async with asyncio.timeout(3):
+        # Less than it takes to give up one that is away.
+        async with asyncio.timeout(8):
             await plane.request(two.names[1], PATH, b"")
         with pytest.raises(UnsentError, match="there is no instance forge/captioner/three"):
-            await plane.request("forge/captioner/three", PATH, b"", timeout_s=1)
+            await plane.request("forge/captioner/three", PATH, b"", timeout_s=5)
     assert two.calls == [0, 1]
 
 
@@ -240,7 +241,7 @@ async def test_resolving_keeps_to_the_timeout(two: TwoInstances) -> None:
 
     async with await asyncio.start_server(silent, "127.0.0.1", 0) as server:
         port = server.sockets[0].getsockname()[1]
-        async with connect(f"link+tcp://127.0.0.1:{port}") as plane, asyncio.timeout(3):
+        async with connect(f"link+tcp://127.0.0.1:{port}") as plane, asyncio.timeout(30):
             for whom in ("forge/captioner", EntityId.of("forge/captioner")):
                 with pytest.raises(UnsentError):
                     await plane.request(whom, PATH, b"", timeout_s=0.2)

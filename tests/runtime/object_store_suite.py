@@ -406,6 +406,6 @@ class ObjectStoreSuite:
         await store.put("a", megabytes(self.large))
         async with store.get("a") as body:
             await anext(body)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while asyncio.all_tasks() - before:  # noqa: ASYNC110  # nothing sets an event
                 await asyncio.sleep(0.005)

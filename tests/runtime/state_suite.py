@@ -250,7 +250,7 @@ class StateSuite:
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while asyncio.all_tasks() - before:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
         await here.put("a", b"1")

@@ -38,7 +38,7 @@ async def samples(server: Server) -> dict[tuple[str, str], float]:
 
 
 async def until(server: Server, name: str, carrier: str, value: float) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while (await samples(server)).get((name, carrier)) != value:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
 

@@ -25,27 +25,34 @@ class KeyMatcher:
     What it finds is kept for the keys it saw last, so asking again costs one look-up.
     """
 
-    __slots__ = ("_any", "_found", "_literal", "_patterns", "expressions")
+    __slots__ = ("_any", "_found", "_literal", "_patterns", "_prefixes", "expressions")
 
     def __init__(self, expressions: tuple[str, ...]) -> None:
         self.expressions = expressions
         self._literal = frozenset(text for text in expressions if "*" not in text)
-        self._patterns = tuple(tuple(text.split("/")) for text in expressions if "*" in text)
-        self._any = ("**",) in self._patterns
+        # What needs no look at single segments: `a/b/**` is a prefix, and `a/b` itself.
+        self._any = "**" in expressions
+        prefixes = {text[:-3] for text in expressions if text.endswith("/**")}
+        prefixes = {prefix for prefix in prefixes if "*" not in prefix}
+        self._prefixes = tuple(f"{prefix}/" for prefix in prefixes)
+        self._literal |= prefixes
+        self._patterns = tuple(
+            tuple(text.split("/")) for text in expressions if "*" in text.removesuffix("/**")
+        )
         self._found: dict[str, bool] = {}
 
     def matches(self, key: str) -> bool:
         """Whether one of the expressions matches ``key``, which must be a key."""
         if self._any:
             return True
+        if key in self._literal or key.startswith(self._prefixes):
+            return True
         if not self._patterns:
-            return key in self._literal
+            return False
         found = self._found.get(key)
         if found is None:
-            found = key in self._literal
-            if not found:
-                segments = key.split("/")
-                found = any(_match(pattern, segments) for pattern in self._patterns)
+            segments = key.split("/")
+            found = any(_match(pattern, segments) for pattern in self._patterns)
             if len(self._found) >= _MAX_CACHED_KEYS:
                 self._found.clear()
             self._found[key] = found

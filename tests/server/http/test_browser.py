@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import shutil
 import socket
 from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import pytest
+from tests.interop.tools import chromium_or_skip
 from tests.server.http.board import Board
 
 from forge.captioner.v1 import CaptionFinished
@@ -19,7 +19,6 @@ from protoplane_server.dispatcher import Dispatcher
 from protoplane_server.http import HttpDoor
 
 pytestmark = pytest.mark.anyio
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 TYPE = "forge.captioner.v1.CaptionFinished"
 PAGE = """<!doctype html><script>
 const source = new EventSource("http://127.0.0.1:%d/events/forge/**");
@@ -55,9 +54,12 @@ class Collector:
                 await self._changed.wait()
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on this machine")
-async def test_a_page_survives_a_restart_and_misses_nothing(tmp_path: Path) -> None:
-    assert CHROMIUM is not None
+@pytest.fixture(scope="module")
+def program() -> str:
+    return chromium_or_skip()
+
+
+async def test_a_page_survives_a_restart_and_misses_nothing(program: str, tmp_path: Path) -> None:
     log = MemoryLog()
     collector = Collector()
     gathering = await asyncio.start_server(collector.serve, "127.0.0.1", 0)
@@ -89,7 +91,7 @@ async def test_a_page_survives_a_restart_and_misses_nothing(tmp_path: Path) -> N
         async with door():
             page.write_text(PAGE % (port, gathering.sockets[0].getsockname()[1], TYPE))
             chromium = await asyncio.create_subprocess_exec(
-                CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-web-security",
+                program, "--headless", "--no-sandbox", "--disable-gpu", "--disable-web-security",
                 "--disable-dev-shm-usage", f"--user-data-dir={tmp_path / 'profile'}",
                 "--remote-debugging-port=0", page.as_uri(),
                 stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL,

@@ -61,7 +61,7 @@ async def test_a_slow_loris_is_cut_off() -> None:
                 writer.write(b"x-a: b\r\n")
                 await asyncio.sleep(0.05)
 
-        async with asyncio.timeout(2):
+        async with asyncio.timeout(30):
             dribbling = asyncio.create_task(dribble())
             assert (await reader.read()).startswith(b"HTTP/1.1 408 ")
         dribbling.cancel()
@@ -84,7 +84,7 @@ async def test_headers_without_end_are_cut_off() -> None:
         writer.write(HEAD)
         number = 0
         try:
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(30):
                 for number in range(100_000):
                     writer.write(b"x-%d: %s\r\n" % (number, b"y" * 1000))
                     await writer.drain()

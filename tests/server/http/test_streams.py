@@ -166,7 +166,7 @@ async def test_leaving_a_stream_cancels_its_handler(method: str) -> None:
             + b"%x\r\n%s\r\n" % (len(data), data)
             + (b"0\r\n\r\n" if method == "Tell" else b"")
         )
-        async with asyncio.timeout(2):
+        async with asyncio.timeout(30):
             await run.board.started.wait()
         writer.transport.abort()
         await asyncio.sleep(0.1)

@@ -10,7 +10,13 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 
-from protoplane_runtime.engines.interface import Event, EventId, Publication
+from protoplane_runtime.engines.interface import (
+    Event,
+    EventId,
+    KeyStats,
+    LogStats,
+    Publication,
+)
 from protoplane_runtime.engines.keys import KeyMatcher
 from protoplane_runtime.engines.local import retention
 from protoplane_runtime.engines.local.schema import connect, transaction
@@ -30,6 +36,14 @@ _CHUNK_BYTES = 512 * 1024
 _ROWS_AT_ONCE = (64, 8, 1)
 # What the classes of events do when they are called, without the call of a Python function.
 _new: Any = getattr(tuple, "__new__")  # noqa: B009  # the checkers cannot say its type
+_SELECT = (
+    "SELECT sequence, key, type, data, json, time_ns FROM event"
+    " WHERE sequence > ? AND sequence <= ? ORDER BY sequence LIMIT ?"
+)
+_SELECT_AMONG = (
+    "SELECT sequence, key, type, data, json, time_ns FROM event WHERE sequence > ?"
+    " AND sequence <= ? AND key IN (SELECT value FROM json_each(?)) ORDER BY sequence LIMIT ?"
+)
 _COLUMNS: Final = "sequence, key, type, time_ns, size, publisher, number, data, json"
 
 
@@ -232,15 +246,7 @@ class Replay:
             if until <= after:
                 until = after
             elif match.expressions == ("**",):
-                events, cut = self._events(
-                    execute(
-                        "SELECT sequence, key, type, data, json, time_ns FROM event"
-                        " WHERE sequence > ? AND sequence <= ? ORDER BY sequence LIMIT ?",
-                        (after, until, MAX_CHUNK),
-                    )
-                )
-                if len(events) == MAX_CHUNK or cut:
-                    until = events[-1].id.sequence
+                events, until = self._selected(after, until, "")
             else:
                 events, until = self._matching(match, after, until)
             return Chunk(events, until, floor, oldest, following)
@@ -275,35 +281,74 @@ class Replay:
         finally:
             execute("ROLLBACK")
 
+    def stats(self, match: KeyMatcher, after: int) -> LogStats:
+        """What is kept of what the expressions match, after a sequence."""
+        rows: list[tuple[str, int, int, int, int]] = self._connection.execute(
+            "SELECT key.text, count(*), sum(event.size), min(event.sequence), max(event.sequence)"
+            " FROM event JOIN key ON key.id = event.key WHERE event.sequence > ?"
+            " GROUP BY event.key ORDER BY key.text",
+            (after,),
+        ).fetchall()
+        found = [row for row in rows if match.matches(row[0])]
+        if not found:
+            return LogStats(0, 0, None, None, None, None, ())
+        ends = min(row[3] for row in found), max(row[4] for row in found)
+        times = dict(
+            self._connection.execute(
+                "SELECT sequence, time_ns FROM event WHERE sequence IN (?, ?)", ends
+            ).fetchall()
+        )
+        return LogStats(
+            sum(row[1] for row in found),
+            sum(row[2] for row in found),
+            EventId(self._epoch, ends[0]),
+            EventId(self._epoch, ends[1]),
+            times.get(ends[0]),
+            times.get(ends[1]),
+            [KeyStats(*row[:3]) for row in found],
+        )
+
     def close(self) -> None:
         """Close the database."""
         self._connection.close()
 
     def _matching(self, match: KeyMatcher, after: int, until: int) -> tuple[list[Event], int]:
-        execute = self._connection.execute
-        scanned: list[tuple[int, int]] = execute(
-            "SELECT sequence, key FROM event WHERE sequence > ? AND sequence <= ?"
-            " ORDER BY sequence LIMIT ?",
-            (after, until, _SCANNED),
-        ).fetchall()
-        end = scanned[-1][0] if len(scanned) == _SCANNED else until
-        keys = self._texts("key", self._keys, {key for _, key in scanned})
-        wanted = {key for key in {key for _, key in scanned} if match.matches(keys[key])}
-        found = [sequence for sequence, key in scanned if key in wanted]
-        if len(found) > MAX_CHUNK:
-            found = found[:MAX_CHUNK]
-            end = found[-1]
-        if not found:
+        # Which keys there are, SQLite finds out faster than Python; mostly all match, or few.
+        keys, end = self._keys_after(after, until, MAX_CHUNK)
+        wanted = self._wanted(match, keys)
+        if len(wanted) == len(keys):
+            return self._selected(after, end, "")
+        keys, end = self._keys_after(after, until, _SCANNED)
+        wanted = self._wanted(match, keys)
+        if not wanted:
             return [], end
-        listed = ",".join(map(str, found))
+        return self._selected(after, end, ",".join(map(str, wanted)))
+
+    def _keys_after(self, after: int, until: int, count: int) -> tuple[set[int], int]:
+        """The keys of so many events after a place, and the place of the last of these."""
+        rows = self._connection.execute(
+            "SELECT key, max(sequence), count(*) FROM (SELECT sequence, key FROM event"
+            " WHERE sequence > ? AND sequence <= ? ORDER BY sequence LIMIT ?) GROUP BY key",
+            (after, until, count),
+        ).fetchall()
+        whole = sum(row[2] for row in rows) < count
+        return {row[0] for row in rows}, until if whole else max(row[1] for row in rows)
+
+    def _wanted(self, match: KeyMatcher, keys: set[int]) -> set[int]:
+        texts, matches = self._texts("key", self._keys, keys), match.matches
+        return {key for key in keys if matches(texts[key])}
+
+    def _selected(self, after: int, end: int, wanted: str) -> tuple[list[Event], int]:
+        """Events of the wanted keys, of all where none are told, and the place up to which."""
+        execute = self._connection.execute
         events, cut = self._events(
-            execute(
-                "SELECT sequence, key, type, data, json, time_ns FROM event"
-                " WHERE sequence IN (SELECT value FROM json_each(?)) ORDER BY sequence",
-                (f"[{listed}]",),
-            )
+            execute(_SELECT_AMONG, (after, end, f"[{wanted}]", MAX_CHUNK))
+            if wanted
+            else execute(_SELECT, (after, end, MAX_CHUNK))
         )
-        return events, events[-1].id.sequence if cut else end
+        if events and (cut or len(events) == MAX_CHUNK):
+            end = events[-1].id.sequence
+        return events, end
 
     def _events(self, cursor: sqlite3.Cursor) -> tuple[list[Event], bool]:
         """The events of a query's rows, and whether there are more than fit into a chunk."""
