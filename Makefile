@@ -111,7 +111,7 @@ $(VENV_PB7)/.installed: pyproject.toml constraints.txt Makefile
 	$(call new-venv,$(VENV_PB7))
 	@mkdir -p $(BUILD)
 	@grep -vE '^(protobuf|grpcio[a-z-]*)==' constraints.txt > $(BUILD)/constraints-pb7.txt
-	$(call pip-install,$(VENV_PB7)) -e '.[nats,objects,server,validate,zmq]' 'protobuf==$(PROTOBUF7)' --group test -c $(BUILD)/constraints-pb7.txt
+	$(call pip-install,$(VENV_PB7)) -e '.[nats,objects,server,validate,zenoh,zmq]' 'protobuf==$(PROTOBUF7)' --group test -c $(BUILD)/constraints-pb7.txt
 	@touch $@
 
 .PHONY: demo
@@ -124,7 +124,7 @@ fuzz: install ## Look for bytes that break the frame parser, for a minute
 	@$(BIN)/python tests/runtime/link/fuzz_frames.py -max_total_time=60 -max_len=2000 $(BUILD)/fuzz-corpus
 
 # The other modules in bench/ are parts of these.
-BENCHES := codec doors cancellation request_plane events
+BENCHES := codec doors cancellation request_plane events backends
 
 .PHONY: bench
 bench: install ## Run the benchmarks

@@ -37,7 +37,6 @@ _NAN = float("nan")
 _NOT_MEASURED_YET = (
     Claim("kill -9 of publishers, subscribers, engine: acknowledged events lost", 0, _NAN, True),
     Claim("replay of a million events to one SSE client: server grows by, MB", 5, _NAN, True),
-    Claim("nats: SIGKILL seen in a cluster of three, slowest, ms", 2_000, _NAN, True),
 )
 
 
@@ -56,6 +55,7 @@ def main(*, full: bool) -> None:
                 events_durable.durable_events(Path(folder), nats, full=full),
                 events_latency.latencies(local, nats, full=full, absent=absent),
                 events_discovery.sightings(urls, full=full, absent=absent),
+                events_discovery.cluster_sightings(f"{folder}/cluster", full=full, absent=absent),
             )
     for name, reason in absent.items():
         print(f"{name} is absent: {reason}")

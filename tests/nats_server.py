@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Generator
-from contextlib import contextmanager
+from collections.abc import Generator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 import pytest
 
@@ -122,3 +126,68 @@ def _port(process: subprocess.Popen[bytes], folder: Path, log: Path) -> int:
         else:
             return int(url.rpartition(":")[2])
     raise AssertionError(f"nats-server did not start:\n{log.read_text()}")
+
+
+class NatsServers:
+    """Servers with JetStream that can start again where they were, until the block ends.
+
+    Args:
+        folder: An empty folder for what they write.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stack.close()
+
+    def start(
+        self, port: int = -1, name: str = "one", arguments: tuple[str, ...] = ()
+    ) -> NatsServer:
+        """Start one, at the files that one of this name left.
+
+        Args:
+            port: Its port on the loopback; -1 for any that is free.
+            name: What tells it from the others.
+            arguments: More arguments of ``nats-server``.
+        """
+        run = self.folder / f"{name}-{os.urandom(4).hex()}"
+        run.mkdir()
+        return self._stack.enter_context(
+            nats_server(run, port=port, jetstream=self.folder / name, arguments=arguments)
+        )
+
+    def cluster(self) -> list[NatsServer]:
+        """Start a cluster of three."""
+        with ExitStack() as stack:
+            sockets = [stack.enter_context(socket.socket()) for _ in range(6)]
+            for each in sockets:
+                each.bind(("127.0.0.1", 0))
+            ports = [each.getsockname()[1] for each in sockets]
+        routes = ",".join(f"nats://127.0.0.1:{port}" for port in ports[3:])
+        return [
+            self.start(
+                ports[number],
+                f"s{number}",
+                (
+                    *("--server_name", f"s{number}", "--cluster_name", "three"),
+                    *("--cluster", f"nats://127.0.0.1:{ports[3 + number]}", "--routes", routes),
+                ),
+            )
+            for number in range(3)
+        ]
+
+
+def cluster_url(servers: Sequence[NatsServer], settings: str = "replicas=3") -> str:
+    """The engine's URL of a cluster."""
+    hosts = ",".join(f"127.0.0.1:{server.port}" for server in servers)
+    return f"nats://{hosts}?{settings}"

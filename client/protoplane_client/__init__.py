@@ -13,6 +13,7 @@ from protoplane_client.plane import Plane, connect
 from protoplane_client.policy import Policy
 from protoplane_client.retrying import RetryBudget, RetryPolicy
 from protoplane_client.route import ConnectionState, ConnectionStats, Route
+from protoplane_client.stats import CollectedStats
 from protoplane_client.subscription import Received, Reconnect
 from protoplane_client.sync import SyncPlane, SyncStream, connect_sync
 from protoplane_client.tls import Tls
@@ -20,6 +21,7 @@ from protoplane_client.tls import Tls
 __all__ = [
     "BalancedChannel",
     "BreakerPolicy",
+    "CollectedStats",
     "ConnectionState",
     "ConnectionStats",
     "GrpcChannel",

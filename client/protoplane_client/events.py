@@ -14,12 +14,12 @@ from protoplane_client.http_session import HttpSession
 from protoplane_client.merging import merged
 from protoplane_client.route import Route
 from protoplane_client.subscription import Received, Reconnect, subscribe
-from protoplane_runtime.engines.interface import EventId, Gap, Start
+from protoplane_runtime.engines.interface import EventId, Gap, Since, Start
 from protoplane_runtime.entities import EntityId
 from protoplane_runtime.link.errors import UnsentError
 
-Place = EventId | Start | str
-"""Where to begin reading a log: behind an event, or at one of its ends."""
+Place = EventId | Start | Since | str
+"""Where to begin reading a log: behind an event, at one of its ends, or at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,10 +64,11 @@ class Events:
 
     def subscribe(
         self,
-        key_expression: str,
+        key_expression: str | Sequence[str],
         *,
         entity: Whom | None,
         after: Place | Mapping[str, Place] | None,
+        latest: bool,
         on_reconnect: Callable[[Reconnect], object] | None,
         give_up_s: float | None,
         idle_s: float,
@@ -81,6 +82,7 @@ class Events:
                 door.session,
                 key_expression,
                 after=after.get(door.name) if isinstance(after, Mapping) else after,
+                latest=latest,
                 on_reconnect=on_reconnect,
                 give_up_s=give_up_s,
                 idle_s=idle_s,
@@ -130,7 +132,7 @@ def check_after(after: Place | Mapping[str, Place] | None, logs: int) -> None:
     Raises:
         PlaneError: INVALID_ARGUMENT; it is a place in one, and there are several.
     """
-    if logs > 1 and not (after is None or after in _ENDS or isinstance(after, Mapping)):
+    if logs > 1 and not (after is None or after in _ENDS or isinstance(after, Mapping | Since)):
         raise PlaneError(
             Code.INVALID_ARGUMENT,
             f"after={after!s} is a place in the log of one instance, and here are {logs}; say "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from functools import partial
 from typing import Any, cast
@@ -61,10 +61,11 @@ class NamedEvents:
 
     async def subscribe(
         self,
-        key_expression: str,
+        key_expression: str | Sequence[str],
         *,
         entity: Whom | None,
         after: Place | Mapping[str, Place] | None,
+        latest: bool,
         on_reconnect: Callable[[Reconnect], object] | None,
         give_up_s: float | None,
         idle_s: float,
@@ -78,6 +79,7 @@ class NamedEvents:
                 partial(self._current, log),
                 key_expression,
                 after=_place(log, after),
+                latest=latest,
                 on_reconnect=on_reconnect,
                 give_up_s=give_up_s,
                 idle_s=idle_s,

@@ -8,6 +8,7 @@ from collections.abc import (
     Awaitable,
     Callable,
     Coroutine,
+    Iterable,
     Mapping,
     Sequence,
 )
@@ -38,6 +39,7 @@ from protoplane_client.link_channel import LinkChannel
 from protoplane_client.named_events import NamedEvents
 from protoplane_client.policy import Policy
 from protoplane_client.route import Route
+from protoplane_client.stats import TIMEOUT_S, CollectedStats, collect
 from protoplane_client.subscription import Received, Reconnect
 from protoplane_client.targets import Target, is_name, parse_target
 from protoplane_client.tls import Tls
@@ -183,6 +185,31 @@ class Plane:
             options["entity"] = whom
         return await self._calls.unary(spec, message, options)
 
+    async def collect_stats(
+        self, entity: Whom | None = None, *, timeout_s: float = TIMEOUT_S
+    ) -> CollectedStats:
+        """Ask instances for their numbers, all at once.
+
+        Args:
+            entity: Whom to ask: an instance or a collection of those that the plane leads to; all
+                of them where absent.
+            timeout_s: Seconds that each has to answer; by name, also for the first to be there.
+
+        Returns:
+            The numbers of those who answered, and who did not, and why.
+
+        Raises:
+            PlaneError: INVALID_ARGUMENT for what is no entity; an `UnsentError` where, by name,
+                there is nobody. Cancelling it cancels all questions.
+        """
+        there: Iterable[str] = ()
+        if self._resolver is not None:
+            await self._resolver.ready(timeout_s)
+            there = [instance.name for instance in self._resolver.instances]
+        routes = self._calls.routes
+        unreached = {*there} - {route.name for route in routes}
+        return await collect(routes, unreached, entity, timeout_s=timeout_s)
+
     async def publish(self, key: str, message: Message, *, entity: Whom | None = None) -> EventId:
         """Publish an event through the HTTP door of who is to have it in its log.
 
@@ -213,29 +240,32 @@ class Plane:
 
     def subscribe(
         self,
-        key_expression: str,
+        key_expression: str | Sequence[str],
         *,
         entity: Whom | None = None,
         after: Place | Mapping[str, Place] | None = None,
+        latest: bool = False,
         on_reconnect: Callable[[Reconnect], object] | None = None,
         give_up_s: float | None = None,
         idle_s: float = 60.0,
     ) -> AsyncIterator[Received | Gap]:
-        """Follow the events that a key expression matches, in the order of the log.
+        """Follow the events that one of some key expressions matches, in the order of the log.
 
         A lost connection is taken up again, after 100 ms, doubling to 30 s, and continues behind
         the last event: none is lost or seen twice. Where the log no longer holds what came next,
         a `Gap` says so first. Leaving the iteration ends the subscription.
 
         Args:
-            key_expression: A key; ``*`` stands for one segment, ``**`` for any number.
+            key_expression: A key, or several; ``*`` stands for one segment, ``**`` for any number.
             entity: Whose events. An instance means that one's; a collection, or ``None``, those of
                 all its instances, each log in its order and ``instance`` saying which it is. By
                 name, instances that share a log are followed as one, and a log that is new later on
                 is not followed.
-            after: Continue behind this event, or from `Start.EARLIEST`; from now where absent. An
-                event's id is a place in the log of one instance; for several, give one for each by
-                name.
+            after: Continue behind this event, from a time (`Since`), or from `Start.EARLIEST`; from
+                now where absent. An event's id is a place in the log of one instance; for several,
+                give one for each by name.
+            latest: Leave out events that a newer one of the same key has replaced by the time the
+                server sends them.
             on_reconnect: Is told of each lost connection, and of each try that failed.
             give_up_s: Raise UNAVAILABLE after so many seconds without a connection to one of them;
                 never where absent.
@@ -249,6 +279,7 @@ class Plane:
             key_expression,
             entity=entity,
             after=after,
+            latest=latest,
             on_reconnect=on_reconnect,
             give_up_s=give_up_s,
             idle_s=idle_s,

@@ -22,7 +22,7 @@ _T = TypeVar("_T")
 
 _PB: Any = reflection_pb2
 # Services of the infrastructure, which a short name never means.
-_BESIDE = ("grpc.reflection.", "grpc.health.", "grpc.channelz.")
+_BESIDE = ("grpc.reflection.", "grpc.health.", "grpc.channelz.", "protoplane.v1.Metrics")
 
 
 class Reflection:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
@@ -16,7 +16,7 @@ from protoplane_client.backoff import Backoff
 from protoplane_client.connect_protocol import error_of_response
 from protoplane_client.http_session import HttpSession
 from protoplane_client.sse import EventStreamError, EventStreamParser, ServerSentEvent
-from protoplane_runtime.engines.interface import EventId, Gap, Start
+from protoplane_runtime.engines.interface import EventId, Gap, Since, Start
 
 # Answers that another try may better; all others below 500 will stay as they are.
 _TRY_AGAIN = frozenset({408, 425, 429})
@@ -69,20 +69,24 @@ class Reconnect:
 
 async def subscribe(
     session: HttpSession | Callable[[], HttpSession],
-    key_expression: str,
+    key_expression: str | Sequence[str],
     *,
-    after: EventId | Start | str | None = None,
+    after: EventId | Start | Since | str | None = None,
+    latest: bool = False,
     on_reconnect: Callable[[Reconnect], object] | None = None,
     give_up_s: float | None = None,
     idle_s: float = 60.0,
     instance: str = "",
 ) -> AsyncIterator[Received | Gap]:
-    """Follow all events that a key expression matches; see `Plane.subscribe`.
+    """Follow all events that key expressions match; see `Plane.subscribe`.
 
     The session may be something that says before each try which one to use; all of them lead to the
     same log.
     """
-    position = "" if after is None or after is Start.NOW else str(getattr(after, "value", after))
+    keys = [key_expression] if isinstance(key_expression, str) else [*key_expression]
+    if not keys:
+        raise PlaneError(Code.INVALID_ARGUMENT, "a subscription needs at least one key expression")
+    position = _position(after)
     backoff = Backoff()
     lost_at: float | None = None
     clock = asyncio.get_running_loop().time
@@ -92,7 +96,7 @@ async def subscribe(
         began = clock()
         try:
             asked = session() if callable(session) else session
-            async for chunk in _stream(asked, key_expression, position, idle_s):
+            async for chunk in _stream(asked, keys, position, latest, idle_s):
                 lost_at = None
                 for event in parser.feed(chunk):
                     backoff.reset()
@@ -122,7 +126,7 @@ async def subscribe(
 
 
 async def _stream(
-    session: HttpSession, key_expression: str, position: str, idle_s: float
+    session: HttpSession, keys: Sequence[str], position: str, latest: bool, idle_s: float
 ) -> AsyncIterator[bytes]:
     session.require_open()
     headers = {
@@ -130,15 +134,17 @@ async def _stream(
         "accept-encoding": "identity",
         "cache-control": "no-store",
     }
-    params: dict[str, str] = {}
-    if position == Start.EARLIEST.value:
-        params["after"] = position
-    elif position:
+    params: dict[str, str | list[str]] = {}
+    if len(keys) > 1:
+        params["also"] = [*keys[1:]]
+    if latest:
+        params["latest"] = "true"
+    if position:
         headers["last-event-id"] = position
     with session.errors():
         request = session.client.build_request(
             "GET",
-            "/events/" + quote(key_expression, safe="/*"),
+            "/events/" + quote(keys[0], safe="/*"),
             headers=headers,
             params=params,
             # A server sends a keep-alive now and then; without one the connection is dead.
@@ -173,6 +179,16 @@ async def _check(session: HttpSession, response: httpx.Response) -> None:
         f"{session.base_url} answered with {found or 'no content type'}, not with an event "
         "stream; does it serve events?",
     )
+
+
+def _position(after: EventId | Start | Since | str | None) -> str:
+    """Where to begin, as the server reads it; empty for now."""
+    if after is None or after is Start.NOW:
+        return ""
+    if isinstance(after, Since):
+        seconds, rest_ns = divmod(after.time_ns, 1_000_000_000)
+        return f"{seconds}.{rest_ns:09d}"
+    return after.value if isinstance(after, Start) else str(after)
 
 
 def _item(event: ServerSentEvent, instance: str) -> Received | Gap:

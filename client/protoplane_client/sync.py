@@ -26,6 +26,7 @@ from protoplane_client.events import Place
 from protoplane_client.grpc_channel import DEFAULT_MAX_MESSAGE_BYTES
 from protoplane_client.plane import Plane, connect
 from protoplane_client.policy import Policy
+from protoplane_client.stats import TIMEOUT_S, CollectedStats
 from protoplane_client.subscription import Received, Reconnect
 from protoplane_client.tls import Tls
 from protoplane_runtime.engines.discovery import DEFAULT_NAMESPACE, Discovery
@@ -159,16 +160,23 @@ class SyncPlane:
         plane: Any = self._plane
         return _run(_awaited(plane.request, entity, method, message, **options))
 
+    def collect_stats(
+        self, entity: Whom | None = None, *, timeout_s: float = TIMEOUT_S
+    ) -> CollectedStats:
+        """Ask instances for their numbers, all at once; see `Plane.collect_stats`."""
+        return _run(self._plane.collect_stats(entity, timeout_s=timeout_s))
+
     def publish(self, key: str, message: Message, *, entity: Whom | None = None) -> EventId:
         """Publish an event; see `Plane.publish`."""
         return _run(self._plane.publish(key, message, entity=entity))
 
     def subscribe(
         self,
-        key_expression: str,
+        key_expression: str | Sequence[str],
         *,
         entity: Whom | None = None,
         after: Place | Mapping[str, Place] | None = None,
+        latest: bool = False,
         on_reconnect: Callable[[Reconnect], object] | None = None,
         give_up_s: float | None = None,
     ) -> SyncStream[Received | Gap]:
@@ -178,6 +186,7 @@ class SyncPlane:
                 key_expression,
                 entity=entity,
                 after=after,
+                latest=latest,
                 on_reconnect=on_reconnect,
                 give_up_s=give_up_s,
             )

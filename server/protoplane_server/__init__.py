@@ -4,6 +4,7 @@ from protoplane_base import Context
 from protoplane_server.component import NoComponentError, load
 from protoplane_server.context import CallContext, CallInfo
 from protoplane_server.dispatcher import Dispatcher
+from protoplane_server.hosting import Host, Hosted
 from protoplane_server.lifecycle import Server
 from protoplane_server.limits import Limits
 from protoplane_server.metrics import Metrics
@@ -16,6 +17,8 @@ __all__ = [
     "CallInfo",
     "Context",
     "Dispatcher",
+    "Host",
+    "Hosted",
     "Limits",
     "Metrics",
     "NoComponentError",

@@ -22,12 +22,14 @@ class NoComponentError(Exception):
 def load(name: str) -> Component:
     """Find a component by ``module:Name``, looking in the current folder too.
 
+    The name can be left out where the module lists one component, and no other, in ``__all__``.
+
     Raises:
         NoComponentError: There is no such module or name, or it is no component. An error inside
             the module itself passes through.
     """
     module_name, colon, attribute = name.partition(":")
-    if not (module_name and colon and attribute):
+    if not module_name or (colon and not attribute):
         raise NoComponentError(f"{name!r} names no component; one looks like captioner:Captioner")
     here = str(Path.cwd())
     if here not in sys.path:
@@ -38,6 +40,8 @@ def load(name: str) -> Component:
         if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
             raise
         raise NoComponentError(f"there is no module {module_name!r} here") from error
+    if not colon:
+        return _only(found, name)
     for part in attribute.split("."):
         try:
             found = getattr(found, part)
@@ -46,6 +50,22 @@ def load(name: str) -> Component:
     if isinstance(found, Service) or callable(found):
         return cast("Component", found)
     raise NoComponentError(f"{name} is {type(found).__name__}, not a component")
+
+
+def _only(module: Any, name: str) -> Component:
+    """The one component of a module."""
+    listed = [getattr(module, each, None) for each in getattr(module, "__all__", ())]
+    found = [
+        each
+        for each in listed
+        if isinstance(each, Service) or (isinstance(each, type) and issubclass(each, Service))
+    ]
+    if len(found) != 1:
+        raise NoComponentError(
+            f"{name!r} names no component, and that module lists {len(found)} in __all__; one "
+            "looks like captioner:Captioner"
+        )
+    return found[0]
 
 
 def instances(components: Iterable[Component]) -> list[Service]:

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from protoplane_base import Code, EncodeError, Message, Metadata, MethodSpec, PlaneError
+from protoplane_base import Code, Message, Metadata, MethodSpec, PlaneError
 from protoplane_runtime.engines.interface import EventLog
+from protoplane_server.publishing import publish
 
 if TYPE_CHECKING:
     from protoplane_server.dispatcher import Entry
@@ -134,28 +135,7 @@ class CallContext:
 
     async def publish(self, event: Message, *, key: str | None = None) -> str:
         """Publish an event; see `protoplane_base.Context.publish`."""
-        spec = event.__event__
-        if key is None:
-            if spec is None:
-                raise PlaneError(
-                    Code.INVALID_ARGUMENT,
-                    f"{type(event).__name__} has no event option that says its key; "
-                    "give one: publish(event, key=…)",
-                )
-            try:
-                key = spec.key.key(event)
-            except EncodeError as error:
-                raise PlaneError(Code.INVALID_ARGUMENT, str(error)) from error
-        pb = event.to_pb()
-        return str(
-            await self._events.publish(
-                key,
-                pb.DESCRIPTOR.full_name,
-                pb.SerializeToString(deterministic=True),
-                event.model_dump_json(),
-                durable=spec is not None and spec.durable,
-            )
-        )
+        return await publish(self._events, event, key)
 
     def set_trailer(self, name: str, value: str | bytes) -> None:
         """Send metadata after the answer.

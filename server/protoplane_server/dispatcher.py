@@ -9,7 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Callable,
+    Collection,
+    Iterable,
+    Sequence,
+)
 from contextvars import Token
 from time import monotonic, perf_counter
 from typing import Any
@@ -66,6 +73,8 @@ class Dispatcher:
         limits: Bounds on what is taken on.
         metrics: Where to count; by default counts of its own.
         access: Who may call; everybody where absent.
+        endless: Paths of methods whose calls last until somebody ends them: a drain ends them at
+            once.
 
     Raises:
         ValueError: There is no service, or two implement the same one.
@@ -80,6 +89,7 @@ class Dispatcher:
         limits: Limits = Limits(),  # noqa: B008  # frozen
         metrics: Metrics | None = None,
         access: Access | None = None,
+        endless: Collection[str] = (),
     ) -> None:
         if not services:
             raise ValueError("a component needs at least one service")
@@ -88,6 +98,7 @@ class Dispatcher:
         self.limits = limits
         self.metrics = Metrics() if metrics is None else metrics
         self.access = access
+        self._endless = frozenset(endless)
         self._entries: dict[str, Entry] = {}
         for service in self.services:
             for method in service.spec.methods.values():
@@ -256,6 +267,7 @@ class Dispatcher:
         if self._drained is None:
             self._drained = asyncio.Event()
             self._bounded = True
+        self._drop([ctx for ctx in self._open if ctx.entry.path in self._endless])
         if not self._open:
             return
         try:
@@ -263,10 +275,7 @@ class Dispatcher:
                 await self._drained.wait()
         except TimeoutError:
             _log.warning("%d calls are still open after %s s; dropped", len(self._open), grace_s)
-            for ctx, task in tuple(self._open.items()):
-                ctx.dropped = True
-                if task is not None:
-                    task.cancel()
+            self._drop(tuple(self._open))
             try:
                 async with asyncio.timeout(_LAST_WORDS_S):
                     await self._drained.wait()
@@ -324,6 +333,14 @@ class Dispatcher:
                 stats.in_flight -= 1
                 stats.ended(code, perf_counter() - started)
                 self._end(ctx)
+
+    def _drop(self, calls: Iterable[CallContext]) -> None:
+        """Cancel calls; their callers get UNAVAILABLE."""
+        for ctx in calls:
+            ctx.dropped = True
+            task = self._open[ctx]
+            if task is not None:
+                task.cancel()
 
     def _stats(self, ctx: CallContext) -> CallStats:
         door = ctx.info.door

@@ -7,7 +7,7 @@ import contextlib
 import errno
 import logging
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, cast
 
@@ -16,6 +16,8 @@ from protoplane_runtime.engines.discovery import Instance, Registration, instanc
 from protoplane_runtime.engines.engine import Engine
 from protoplane_runtime.engines.interface import EventLog
 from protoplane_runtime.engines.memory import MemoryLog
+from protoplane_runtime.engines.objects.interface import ObjectStore
+from protoplane_runtime.engines.objects.opening import open_object_store
 from protoplane_runtime.engines.opening import open_engine
 from protoplane_runtime.link.carriers.inprocess import hosted
 from protoplane_runtime.sockets import Address, listen
@@ -23,15 +25,23 @@ from protoplane_server.access import Access
 from protoplane_server.component import Component, instances
 from protoplane_server.dispatcher import Dispatcher
 from protoplane_server.grpc_door import GrpcDoor, GrpcOptions
+from protoplane_server.hosting import Host, Hosted
 from protoplane_server.link_inprocess import InprocessHost
 from protoplane_server.links import Links
 from protoplane_server.metrics import Metrics
 from protoplane_server.options import Options
+from protoplane_server.planes import ENDLESS, Ground, plane_services
+from protoplane_server.planes.ground import objects_beside
+from protoplane_server.planes.reporting import reporting
+from protoplane_server.planes.stats import MetricsPlane, Stats
 
 if TYPE_CHECKING:
     from protoplane_server.http import HttpDoor
 
 _log = logging.getLogger("protoplane.server")
+
+PLANES = "protoplane/planes"
+"""Path of a component that serves the planes and nothing else."""
 
 _LAST_BYTES_S = 2.0
 """How long a door has to send what is written once no call is open."""
@@ -47,7 +57,8 @@ class Server:
     they are shut.
 
     Args:
-        components: A service, or several; classes are instantiated.
+        components: A service, or several; classes are instantiated. None at all where the planes
+            are served alone.
         options: Where and how to listen.
         events: The event log; by default that of ``options.engine``, or one in memory, which is
             closed with the server.
@@ -71,16 +82,26 @@ class Server:
         # A service may be iterable itself; what is no component is an iterable of them.
         one = isinstance(components, Service) or callable(components)
         listed = [components] if one else components
-        self._services = instances(cast("Iterable[Component]", listed))
+        self._components = instances(cast("Iterable[Component]", listed))
+        self._ground: Ground | None = None
+        self._services = [*self._components]
+        if self.options.planes:
+            self._ground = Ground(
+                namespace=self.options.namespace,
+                max_bytes=min(1_000_000, self.options.limits.max_message_bytes // 2),
+            )
+            self._services += plane_services(self._ground)
+        self.name = self.options.name or instance_name(_component(self._components))
+        metrics = MetricsPlane()
         self.dispatcher = Dispatcher(
-            self._services,
+            [*self._services, metrics] if self._services else [],
             events=events or self._own_events or MemoryLog(),
             limits=self.options.limits,
             metrics=Metrics(),
             access=Access(self.options.tokens) if self.options.tokens else None,
+            endless=ENDLESS,
         )
-        spec = self._services[0].spec
-        self.name = self.options.name or instance_name(spec.component or spec.full_name)
+        self._stats = metrics.source = Stats(self.name, self.dispatcher)
         self.grpc_address: str | None = None
         self.http_url: str | None = None
         self._links: Links | None = None
@@ -98,6 +119,11 @@ class Server:
     def events(self) -> EventLog:
         """The log that handlers publish to; that of an engine from when the server starts."""
         return self.dispatcher.events
+
+    @property
+    def services(self) -> tuple[str, ...]:
+        """Full names of what it serves, but for what every server answers: health, metrics."""
+        return tuple(service.spec.full_name for service in self._services)
 
     @property
     def link_addresses(self) -> tuple[str, ...]:
@@ -149,9 +175,12 @@ class Server:
         What opened is shut again when one of it fails, or when this is cancelled.
         """
         try:
-            if self.options.engine is not None:
-                await self._open_engine(self.options.engine)
-            for service in self._services:
+            url = self.options.engine or ("memory:" if self._ground is not None else None)
+            if url is not None:
+                await self._open_engine(url)
+            for service in self._components:
+                if isinstance(service, Hosted):
+                    service.hosted(self._host())
                 if isinstance(service, contextlib.AbstractAsyncContextManager):
                     entered: contextlib.AbstractAsyncContextManager[Any] = service
                     await self._stack.enter_async_context(entered)
@@ -185,23 +214,48 @@ class Server:
     async def __aexit__(self, *_: object) -> None:
         await self.stop()
 
+    def _host(self) -> Host:
+        engine = self._engine
+        return Host(
+            self.name,
+            self.events,
+            None if engine is None else engine.state,
+            self._open_objects,
+            self.dispatcher.metrics.registry,
+            None if engine is None else engine.discovery,
+            self.options.namespace,
+        )
+
+    async def _open_objects(self) -> ObjectStore:
+        if self._ground is not None:
+            return self._ground.floor.objects
+        beside = objects_beside("memory:" if self._engine is None else self._engine.url)
+        return await open_object_store(self.options.objects or beside)
+
     async def _open_engine(self, url: str) -> None:
         self._engine = engine = await open_engine(url)
         self._stack.push_async_callback(engine.close)
         if self._own_events is not None:
             self._own_events = self.dispatcher.events = engine.events
+        if self._ground is not None:
+            objects = self.options.objects or objects_beside(url)
+            await self._stack.enter_async_context(self._ground.open(engine, self.events, objects))
 
     async def _announce(self, engine: Engine) -> None:
         instance = Instance(
             self.name,
             self.endpoints,
-            tuple(service.spec.full_name for service in self._services),
+            self.services,
             namespace=self.options.namespace,
             log=str(self.events.last.epoch),
         )
-        self._registration = await self._announced.enter_async_context(
+        self._registration = registration = await self._announced.enter_async_context(
             engine.discovery.register(instance)
         )
+        if self.options.stats_interval_s is not None:
+            await self._announced.enter_async_context(
+                reporting(self._stats, self.events, registration, self.options.stats_interval_s)
+            )
 
     async def _leave(self) -> None:
         self._registration = None
@@ -229,6 +283,7 @@ class Server:
                 link=links.through("http"),
                 tls=options.tls.ssl_context() if options.tls else None,
                 grace_s=_LAST_BYTES_S,
+                http2=options.http2,
             )
             listener, address = self._listen(Address.parse(options.http))
             self._http_task = asyncio.create_task(self._run_http(self._http, listener))
@@ -303,6 +358,14 @@ class Server:
                 task.cancel()
             await asyncio.wait([self._http_task])
         await self._stack.aclose()
+
+
+def _component(components: Sequence[Service]) -> str:
+    """Path of the component that some services make up."""
+    if not components:
+        return PLANES
+    spec = components[0].spec
+    return spec.component or spec.full_name
 
 
 def _report(task: asyncio.Task[None]) -> None:

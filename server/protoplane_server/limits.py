@@ -19,6 +19,8 @@ class Limits:
             is in flight.
         max_replies_bytes: Most bytes that they may have together, encoded.
         remember_replies_s: How long a reply is remembered.
+        stall_s: Seconds after which a stream of events is cut off whose client takes not a single
+            byte of what is sent; one that is merely slow is kept.
     """
 
     max_message_bytes: int = 10 * 1024 * 1024
@@ -27,3 +29,4 @@ class Limits:
     max_replies: int = 10_000
     max_replies_bytes: int = 64 * 1024 * 1024
     remember_replies_s: float = 600.0
+    stall_s: float = 30.0

@@ -7,7 +7,7 @@ the numbers become Prometheus samples when they are asked for.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import (
@@ -147,6 +147,16 @@ class Metrics(Collector):
     def stats(self, method: str, door: str) -> CallStats:
         """The numbers of a method (``/package.Service/Method``) at a door."""
         return self._stats.setdefault((method, door), CallStats())
+
+    @property
+    def calls(self) -> Mapping[tuple[str, str], CallStats]:
+        """The numbers of every method that was called, by method and door."""
+        return self._stats
+
+    @property
+    def open_links(self) -> int:
+        """How many links are open, over all carriers."""
+        return sum(stats.open for stats in self._links.values())
 
     def links(self, carrier: str) -> LinkStats:
         """The numbers of the links over a carrier, ``tcp`` for example."""

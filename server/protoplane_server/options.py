@@ -19,6 +19,8 @@ class Options:
         grpc: Where gRPC listens: ``host:port``, ``unix:path`` or a port on the loopback;
             port 0 picks a free one, ``None`` leaves the door shut.
         http: Where HTTP listens, in the same forms.
+        http2: Whether HTTP/2 is spoken at the HTTP door too, so that a browser may have more than
+            six event streams; needs the extra ``http2``, and TLS where browsers are to use it.
         link: Where links are taken, for example ``link+tcp://127.0.0.1:0`` or
             ``link+unix:/run/x.sock``; see `protoplane_runtime.link.carriers.opening`. Links over
             gRPC and HTTP come in through those doors.
@@ -34,6 +36,14 @@ class Options:
             this process, and tells nobody.
         namespace: Where others find it.
         name: Name of this instance, ``<component>/<id>``; made up by default.
+        planes: Whether callers of any language can use the engine's events, discovery and state,
+            and the object store, as the services of `protoplane.v1`. Without an engine they stand
+            on one in the memory of this process.
+        objects: URL of the object store of the planes, see
+            `protoplane_runtime.engines.objects.opening.open_object_store`; by default the one that
+            goes with the engine.
+        stats_interval_s: Seconds between two reports of this instance's numbers, as an event and
+            as its load in discovery; ``None`` for none. There is none without an engine.
         gzip: Whether gRPC's answers are compressed.
         reflection: Whether callers may ask for the schema.
         channelz: Whether callers may ask about gRPC connections.
@@ -44,6 +54,7 @@ class Options:
 
     grpc: str | int | None = "127.0.0.1:50051"
     http: str | int | None = "127.0.0.1:8080"
+    http2: bool = False
     link: tuple[str, ...] = ()
     inproc: str | None = None
     pick_free_port: bool = False
@@ -54,6 +65,9 @@ class Options:
     engine: str | None = None
     namespace: str = DEFAULT_NAMESPACE
     name: str | None = None
+    planes: bool = False
+    objects: str | None = None
+    stats_interval_s: float | None = 5.0
     gzip: bool = False
     reflection: bool = True
     channelz: bool = True
@@ -67,6 +81,7 @@ class OptionFields(TypedDict, total=False):
 
     grpc: str | int | None
     http: str | int | None
+    http2: bool
     link: tuple[str, ...]
     inproc: str | None
     pick_free_port: bool
@@ -77,6 +92,9 @@ class OptionFields(TypedDict, total=False):
     engine: str | None
     namespace: str
     name: str | None
+    planes: bool
+    objects: str | None
+    stats_interval_s: float | None
     gzip: bool
     reflection: bool
     channelz: bool

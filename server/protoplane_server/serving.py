@@ -90,7 +90,7 @@ def run(main: Coroutine[Any, Any, None]) -> None:
 
 def announce(server: Server) -> None:
     """Say on the standard error where the doors are."""
-    names = ", ".join(service.spec.full_name for service in server.dispatcher.services)
+    names = ", ".join(server.services)
     doors = [
         f"{kind} at {where}"
         for kind, where in (("gRPC", server.grpc_address), ("HTTP", server.http_url))

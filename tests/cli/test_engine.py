@@ -109,12 +109,14 @@ def test_ps_watch_tells_who_comes_and_goes(
     ) as process:
         assert process.stdout is not None
         other = Served(environment, CAPTIONER, *PLACE, "--engine", engine)
-        seen = [json.loads(process.stdout.readline()) for _ in range(2)]
-        assert [each["change"] for each in seen] == ["joined", "joined"]
+        # Those whose load changes say so too.
+        lines = (json.loads(line) for line in iter(process.stdout.readline, ""))
+        told = (each for each in lines if each["change"] != "changed")
+        assert [next(told)["change"] for _ in range(2)] == ["joined", "joined"]
         assert other.stop() == 0
-        assert json.loads(process.stdout.readline())["change"] == "left"
+        assert next(told)["change"] == "left"
         kill(one)
-        left = json.loads(process.stdout.readline())
+        left = next(told)
         assert (left["change"], left["instance"]["name"]) == ("left", NAME)
         process.send_signal(signal.SIGINT)
         assert process.wait(10) == 130

@@ -151,6 +151,13 @@ class TestNats(LinkSuite):
         return {"link": (f"link+{broker}/parts.{tmp_path.name}",)}
 
 
+class TestZenoh(LinkSuite):
+    @pytest.fixture
+    def options(self, tmp_path: Path) -> dict[str, Any]:
+        pytest.importorskip("zenoh", reason="eclipse-zenoh is missing")
+        return {"link": ("link+zenoh:parts?listen=tcp/127.0.0.1:0",)}
+
+
 class MutualTls(LinkSuite):
     """The same, where both ends show certificates."""
 

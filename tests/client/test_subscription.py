@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import random
+import re
 import socket
+import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from typing import Any, cast
@@ -16,7 +18,7 @@ from forge.captioner.v1 import CaptionFinished
 from protoplane_base import Code, PlaneError
 from protoplane_client import Received, Reconnect, connect
 from protoplane_client.backoff import Backoff
-from protoplane_runtime.engines.interface import Gap, Start
+from protoplane_runtime.engines.interface import Gap, Since, Start
 from protoplane_runtime.engines.memory import MemoryLog
 from protoplane_server import Options, Server
 
@@ -184,3 +186,49 @@ def test_backoff_doubles_to_its_limit() -> None:
         assert ceiling / 2 <= delay <= ceiling
     backoff.reset()
     assert backoff.next_s() <= 0.1
+
+
+async def test_several_expressions_from_a_time_and_only_the_latest() -> None:
+    log = MemoryLog()
+    async with server_at(0, log) as server, connect(str(server.http_url)) as plane:
+        for number in (1, 2):
+            await publish(log, number)
+        since = Since(time.time_ns())
+        for number in (1, 2, 1, 3):
+            await publish(log, number)
+        keys = ["forge/captions/1", "forge/captions/2"]
+        events = await take(plane.subscribe(keys, after=since), 3)
+        assert [event.message.words for event in events] == [1, 2, 1]
+        events = await take(plane.subscribe(keys, after=Start.EARLIEST, latest=True), 2)
+        assert [event.message.words for event in events] == [2, 1]
+        with pytest.raises(PlaneError, match="at least one"):
+            await take(plane.subscribe([]), 1)
+    await log.close()
+
+
+async def test_a_stream_that_breaks_before_its_first_event_begins_where_it_was_to() -> None:
+    """The place that it was asked for, as the server repeats it, is kept over the reconnect."""
+    cases = ((Start.EARLIEST, "earliest"), (Since(17), "0.000000017"), ("1-5", "1-5"))
+    for asked, sent in cases:
+        seen: list[str] = []
+
+        async def cut(
+            reader: asyncio.StreamReader, writer: asyncio.StreamWriter, into: list[str] = seen
+        ) -> None:
+            head = (await reader.readuntil(b"\r\n\r\n")).decode()
+            into.append(re.findall(r"(?im)^last-event-id: (.*)\r$", head)[0])
+            writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n")
+            writer.write(b"retry: 1\nid: %s\n\n:\n" % into[-1].encode())
+            await writer.drain()
+            writer.close()
+
+        async with await asyncio.start_server(cut, "127.0.0.1", 0) as server:
+            port = server.sockets[0].getsockname()[1]
+            async with connect(f"http://127.0.0.1:{port}") as plane:
+                taking = asyncio.ensure_future(take(plane.subscribe("**", after=asked), 1))
+                async with asyncio.timeout(20):
+                    while len(seen) < 3:  # noqa: ASYNC110
+                        await asyncio.sleep(0.01)
+                taking.cancel()
+                await asyncio.wait([taking])
+        assert set(seen) == {sent}

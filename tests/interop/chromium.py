@@ -32,6 +32,8 @@ _FLAGS = [
     "--disable-background-networking",
     "--disable-component-update",
     "--disable-sync",
+    # A test makes its certificates itself.
+    "--ignore-certificate-errors",
     "--remote-debugging-pipe",
 ]
 

@@ -28,5 +28,6 @@ class Frank(Captioner):
 
 
 if __name__ == "__main__":
-    grpc, http = (None if port == "-" else int(port) for port in sys.argv[1:])
-    serve(Frank(pause_s=0.0), grpc=grpc, http=http, grace_s=1.0)
+    grpc, http = (None if port == "-" else int(port) for port in sys.argv[1:3])
+    http2 = "http2" in sys.argv[3:]
+    serve(Frank(pause_s=0.0), grpc=grpc, http=http, http2=http2, grace_s=1.0)

@@ -105,13 +105,15 @@ class Component:
 
     Args:
         with_grpc: Whether it has a gRPC door as well.
+        http2: Whether its HTTP door speaks HTTP/2 too.
 
     Attributes:
         grpc: ``host:port`` of its gRPC door.
         url: Where its HTTP door is; it stays over a restart.
     """
 
-    def __init__(self, *, with_grpc: bool = True) -> None:
+    def __init__(self, *, with_grpc: bool = True, http2: bool = False) -> None:
+        self._http2 = ["http2"] if http2 else []
         self._grpc_port = "0" if with_grpc else "-"
         self.grpc = ""
         self.url = ""
@@ -141,7 +143,7 @@ class Component:
     def _start(self, http_port: str) -> Program:
         file = str(Path(__file__).with_name("component.py"))
         program = Program(
-            [sys.executable, "-W", "error", file, self._grpc_port, http_port],
+            [sys.executable, "-W", "error", file, self._grpc_port, http_port, *self._http2],
             errors_too=True,
             env={"PYTHONPATH": os.pathsep.join(sys.path)},
         )

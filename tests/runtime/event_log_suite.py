@@ -235,3 +235,56 @@ class EventLogSuite:
         with pytest.raises(PlaneError) as caught:
             log.read(["a//b"])
         assert caught.value.code is Code.INVALID_ARGUMENT
+
+    async def test_stats_tell_what_is_kept(self, log: EventLog) -> None:
+        empty = await log.stats()
+        assert (empty.events, empty.oldest, empty.newest, list(empty.keys)) == (0, None, None, [])
+        ids = [
+            await publish(log, key, "text", durable=True) for key in ("b/1", "a", "b/1", "c/d/e")
+        ]
+        whole = await log.stats()
+        assert whole.events == 4
+        assert [(each.key, each.events) for each in whole.keys] == [
+            ("a", 1),
+            ("b/1", 2),
+            ("c/d/e", 1),
+        ]
+        assert (whole.oldest, whole.newest) == (ids[0], ids[3])
+        assert whole.oldest_ns is not None
+        assert whole.newest_ns is not None
+        assert 0 < whole.oldest_ns <= whole.newest_ns
+        some = await log.stats(["b/*", "**/e"])
+        assert (some.events, some.oldest, some.newest) == (3, ids[0], ids[3])
+        assert (await log.stats(["**"], after=ids[1])).events == 2
+        assert (await log.stats(["b/**"], after=ids[2])).events == 0
+        with pytest.raises(PlaneError):
+            await log.stats(["a//b"])
+
+    async def test_purged_events_are_gone(self, log: EventLog) -> None:
+        keys = ("b/1", "a", "b/1", "b/2", "a")
+        ids = [await publish(log, key, durable=True) for key in keys]
+        assert await log.purge(["b/*"], before=ids[3]) == 2
+        assert (await log.stats()).events == 3
+        found = await take(log.read(["**"], after=Start.EARLIEST), 3)
+        assert [event.id for event in found] == [ids[1], ids[3], ids[4]]
+        assert await log.purge(["**"], before=ids[0]) == 0
+        assert await log.purge(["x/**/y"]) == 0
+        assert await log.purge(["b/**", "c"]) == 1
+        assert await log.purge(["**/a"]) == 2
+        assert (await log.stats()).events == 0
+        [later] = [await publish(log, "a", durable=True)]
+        assert later > ids[4]
+        [event] = await take(log.read(["a"], after=Start.EARLIEST), 1)
+        assert event.id == later
+
+    async def test_events_are_purged_up_to_a_time(self, log: EventLog) -> None:
+        first = await publish(log, "a", durable=True)
+        [event] = await take(log.read(["a"], after=Start.EARLIEST), 1)
+        while time.time_ns() <= event.time_ns:  # noqa: ASYNC110  # a clock has no event
+            await asyncio.sleep(0.001)
+        second = await publish(log, "a", durable=True)
+        [event] = await take(log.read(["a"], after=first), 1)
+        assert await log.purge(["a"], before=Since(event.time_ns)) == 1
+        [event] = await take(log.read(["a"], after=Start.EARLIEST), 1)
+        assert event.id == second
+        assert await log.purge(["a"], before=Since(0)) == 0

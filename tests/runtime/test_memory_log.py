@@ -110,7 +110,8 @@ async def test_readers_at_the_same_place_share_a_batch() -> None:
     assert len(batches[0]) == 10
     assert all(batch is batches[0] for batch in batches)
     assert isinstance(batches[0], Batch)
-    batches[0].encoded = b"once"
+    batches[0].encodings = {}
+    assert batches[1].encodings is batches[0].encodings
 
 
 async def test_batches_are_bounded() -> None:
@@ -133,10 +134,10 @@ async def test_readers_that_left_leave_nothing() -> None:
     assert log.readers == 0
 
 
-@pytest.mark.parametrize("bounds", [{"max_events": 0}, {"max_bytes": 0}])
-def test_bounds_must_leave_room(bounds: dict[str, int]) -> None:
+@pytest.mark.parametrize(("max_events", "max_bytes"), [(0, 1), (1, 0)])
+def test_bounds_must_leave_room(max_events: int, max_bytes: int) -> None:
     with pytest.raises(ValueError, match="at least one"):
-        MemoryLog(**bounds)
+        MemoryLog(max_events=max_events, max_bytes=max_bytes)
 
 
 @pytest.mark.parametrize("text", ["", "1", "-1", "1-", "1-2-3", "a-b", "１-1", "+1-1"])

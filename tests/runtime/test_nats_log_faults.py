@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import random
 import shutil
-import socket
 from collections.abc import AsyncGenerator, AsyncIterator, Generator, Sequence
 from pathlib import Path
 
 import pytest
-from tests.nats_server import NatsServer, nats_server, needs_nats_server
+from tests.nats_server import NatsServers, cluster_url, needs_nats_server
 from tests.runtime.event_log_suite import publish, take
 
 from protoplane_base import Code, PlaneError
@@ -30,52 +28,10 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
-class Servers:
-    """Servers that start again where they were."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self._stack = contextlib.ExitStack()
-
-    def start(
-        self, port: int = -1, name: str = "one", arguments: tuple[str, ...] = ()
-    ) -> NatsServer:
-        run = self.folder / f"{name}-{os.urandom(4).hex()}"
-        run.mkdir()
-        return self._stack.enter_context(
-            nats_server(run, port=port, jetstream=self.folder / name, arguments=arguments)
-        )
-
-    def close(self) -> None:
-        self._stack.close()
-
-
 @pytest.fixture
-def servers(tmp_path: Path) -> Generator[Servers]:
-    servers = Servers(tmp_path)
-    yield servers
-    servers.close()
-
-
-@pytest.fixture
-def cluster(servers: Servers) -> list[NatsServer]:
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(6)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        ports = [each.getsockname()[1] for each in sockets]
-    routes = ",".join(f"nats://127.0.0.1:{port}" for port in ports[3:])
-    return [
-        servers.start(
-            ports[number],
-            f"s{number}",
-            (
-                *("--server_name", f"s{number}", "--cluster_name", "three"),
-                *("--cluster", f"nats://127.0.0.1:{ports[3 + number]}", "--routes", routes),
-            ),
-        )
-        for number in range(3)
-    ]
+def servers(tmp_path: Path) -> Generator[NatsServers]:
+    with NatsServers(tmp_path) as servers:
+        yield servers
 
 
 @contextlib.asynccontextmanager
@@ -114,7 +70,7 @@ async def collect(
     return events
 
 
-async def test_a_server_that_starts_again(servers: Servers) -> None:
+async def test_a_server_that_starts_again(servers: NatsServers) -> None:
     server = servers.start()
     async with opened(f"{server.url}?publish_timeout_s=20") as log:
         reader = log.read(["**"])
@@ -138,7 +94,7 @@ async def test_a_server_that_starts_again(servers: Servers) -> None:
         assert [event.id for event in await take(again, 12)] == ids
 
 
-async def test_a_server_that_is_away_too_long(servers: Servers) -> None:
+async def test_a_server_that_is_away_too_long(servers: NatsServers) -> None:
     server = servers.start()
     async with opened(f"{server.url}?publish_timeout_s=0.5") as log:
         server.kill()
@@ -149,7 +105,7 @@ async def test_a_server_that_is_away_too_long(servers: Servers) -> None:
             assert caught.value.code is Code.UNAVAILABLE
 
 
-async def test_a_server_that_hangs(servers: Servers) -> None:
+async def test_a_server_that_hangs(servers: NatsServers) -> None:
     server = servers.start()
     async with opened(f"{server.url}?publish_timeout_s=1") as log:
         reader = log.read(["**"])
@@ -170,7 +126,7 @@ async def test_a_server_that_hangs(servers: Servers) -> None:
         assert all(first < event.id <= last for event in events)
 
 
-async def test_closing_while_the_server_is_away(servers: Servers) -> None:
+async def test_closing_while_the_server_is_away(servers: NatsServers) -> None:
     server = servers.start()
     before = asyncio.all_tasks()
     log = await NatsLog.open(server.url)
@@ -193,7 +149,7 @@ async def test_closing_while_the_server_is_away(servers: Servers) -> None:
     assert asyncio.all_tasks() <= before
 
 
-async def test_a_lost_stream_is_a_new_epoch(servers: Servers) -> None:
+async def test_a_lost_stream_is_a_new_epoch(servers: NatsServers) -> None:
     server = servers.start()
     async with opened(server.url) as log:
         reader = log.read(["**"])
@@ -214,7 +170,7 @@ async def test_a_lost_stream_is_a_new_epoch(servers: Servers) -> None:
         assert gaps[-1] == Gap(ids[-1], fresh, fresh)
 
 
-async def test_a_lost_stream_without_readers(servers: Servers) -> None:
+async def test_a_lost_stream_without_readers(servers: NatsServers) -> None:
     server = servers.start()
     async with opened(server.url) as log:
         before = [await publish(log, "a", durable=True) for _ in range(3)]
@@ -226,9 +182,9 @@ async def test_a_lost_stream_without_readers(servers: Servers) -> None:
         assert log.last == fresh
 
 
-async def test_one_of_three_is_killed(cluster: list[NatsServer], servers: Servers) -> None:
-    urls = ",".join(f"127.0.0.1:{server.port}" for server in cluster)
-    url = f"nats://{urls}?replicas=3&publish_timeout_s=10"
+async def test_one_of_three_is_killed(servers: NatsServers) -> None:
+    cluster = servers.cluster()
+    url = cluster_url(cluster, "replicas=3&publish_timeout_s=10")
     async with opened(url) as one, opened(url) as other:
         reader = other.read(["a/**"], after=Start.EARLIEST)
         acknowledged: dict[int, list[EventId]] = {}

@@ -133,6 +133,7 @@ def test_a_url() -> None:
         "nats://a/path",
         "nats://secret@a?what=1",
         "nats://secret@a?replicas=9",
+        "nats://secret@a?retain=a/**:age=1h",
         "nats://secret@a?replicas=x",
         "nats://secret@a?max_age_s=nan",
         "nats://secret@a?stream=a.b",

@@ -89,9 +89,10 @@ async def test_the_default_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize(
     ("url", "code", "says"),
     [
-        ("nats://host:4222", Code.UNIMPLEMENTED, "protoplane[nats]"),
-        ("zenoh:", Code.UNIMPLEMENTED, "protoplane[zenoh]"),
-        ("redis://host", Code.INVALID_ARGUMENT, "memory:, local: and static:"),
+        ("nats://host?replicas=9", Code.INVALID_ARGUMENT, "'replicas' is 1 to 5"),
+        ("tls://host/path", Code.INVALID_ARGUMENT, "is no NATS engine"),
+        ("zenoh:?mode=router", Code.INVALID_ARGUMENT, "'mode' is peer or client"),
+        ("redis://host", Code.INVALID_ARGUMENT, "memory:, local:<folder>"),
         ("local", Code.INVALID_ARGUMENT, "local:<folder>"),
         ("memory:x", Code.INVALID_ARGUMENT, "nothing more"),
     ],

@@ -152,6 +152,7 @@ async def test_reflection(harness: Harness, version: str) -> None:
         "grpc.health.v1.Health",
         "grpc.reflection.v1.ServerReflection",
         "grpc.reflection.v1alpha.ServerReflection",
+        "protoplane.v1.Metrics",
     }
     for name, answer in zip(names, files, strict=True):
         file = descriptor_pb2.FileDescriptorProto.FromString(

@@ -116,13 +116,14 @@ def _line(change: Change) -> str:
 
 def _table(instances: Iterable[Instance]) -> Table:
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for heading in ("INSTANCE", "HOST", "PID", "ENDPOINTS", "UP"):
+    for heading in ("INSTANCE", "HOST", "PID", "LOAD", "ENDPOINTS", "UP"):
         table.add_column(heading, no_wrap=True, overflow="fold")
     for instance in instances:
         table.add_row(
             instance.name,
             instance.host or "-",
             str(instance.pid or "-"),
+            f"{instance.load:.2f}",
             "\n".join(instance.endpoints) or "-",
             _duration(time.time() - instance.started_s) if instance.started_s else "-",
         )

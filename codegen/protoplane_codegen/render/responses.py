@@ -110,9 +110,40 @@ def published_events(messages: Sequence[Message], definitions: Definitions) -> d
             {
                 "name": "after",
                 "in": "query",
-                "description": "Where to begin: after the event of this `id`, at the `earliest` "
-                "one that is kept, or `now`.",
-                "schema": {"anyOf": [{"enum": ["earliest", "now"]}, _EVENT_ID], "default": "now"},
+                "description": "Where to begin: after the event of this `id`, at the first one "
+                "that was accepted at a time or later, at the `earliest` one that is kept, or "
+                "`now`. A time is written as RFC 3339 has it, or in seconds since 1970.",
+                "schema": {
+                    "anyOf": [
+                        {"enum": ["earliest", "now"]},
+                        _EVENT_ID,
+                        {"type": "string", "format": "date-time"},
+                        {"type": "number", "minimum": 0},
+                    ],
+                    "default": "now",
+                },
+            },
+            {
+                "name": "also",
+                "in": "query",
+                "description": "Further key expressions to follow in the same stream.",
+                "schema": {"type": "array", "items": {"type": "string"}, "maxItems": 63},
+                "style": "form",
+                "explode": True,
+            },
+            {
+                "name": "latest",
+                "in": "query",
+                "description": "Whether events are left out that a newer one of the same key has "
+                "replaced by the time they are sent.",
+                "schema": {"type": "boolean", "default": False},
+            },
+            {
+                "name": "envelope",
+                "in": "query",
+                "description": "What `data` is: the event's message, or a CloudEvent that holds it "
+                "and bears no `event` field.",
+                "schema": {"enum": ["none", "cloudevents"], "default": "none"},
             },
             {
                 "name": "Last-Event-ID",

@@ -20,11 +20,11 @@ class Batch(tuple[Event | Gap, ...]):  # noqa: SLOT001  # tuples have no slots o
     """Events that are ready together, shared by all readers that stand at the same place.
 
     Attributes:
-        encoded: For whoever reads: the batch as it goes out, made once and used by all. Whatever
-            one reader puts here the others find, so one process uses it for one encoding.
+        encodings: For whoever reads: the batch as it goes out, by what encoded it, made once and
+            used by all. Whatever one reader puts here the others find.
     """
 
-    encoded: bytes | None = None
+    encodings: dict[Callable[[Event | Gap], bytes], tuple[bytes, ...]] | None = None
 
 
 class Filter:
@@ -54,6 +54,11 @@ class Filter:
             self._start = start
         return self._batch, self._end
 
+    def forget(self) -> None:
+        """Make the next batch anew: something in the one made last was deleted."""
+        self._start = self._end = -1
+        self._batch = Batch()
+
     def wake(self, first: int) -> None:
         """Let all waiting readers go on; nothing that they match lies before ``first``."""
         waiters, self.waiters = self.waiters, {}
@@ -79,6 +84,11 @@ class Filters:
         if shared is None:
             shared = self._filters[match, latest] = Filter(match, latest)
         return shared
+
+    def forget(self) -> None:
+        """Make all batches anew: something was deleted that they may hold."""
+        for shared in tuple(self._filters.values()):
+            shared.forget()
 
 
 def newest(events: Iterable[Event]) -> list[Event]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from protoplane_runtime.engines.discovery import Discovery
+from protoplane_runtime.engines.groups import ConsumerGroups
 from protoplane_runtime.engines.interface import EventLog
 from protoplane_runtime.engines.state import StateStore
 
@@ -20,17 +21,19 @@ class Engine:
         events: Its event log.
         discovery: Who is there.
         state: Its state store.
+        groups: Its consumer groups.
     """
 
     url: str
     events: EventLog
     discovery: Discovery
     state: StateStore
+    groups: ConsumerGroups
 
     async def close(self) -> None:
         """Give back all that it holds; closing twice does nothing."""
         async with AsyncExitStack() as stack:
-            for part in (self.events, self.state, self.discovery):
+            for part in (self.events, self.state, self.discovery, self.groups):
                 stack.push_async_callback(part.close)
 
 

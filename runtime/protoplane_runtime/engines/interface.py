@@ -10,7 +10,11 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import NamedTuple, Protocol, Self
+from typing import Any, NamedTuple, Protocol, Self
+
+# What named tuples do when they are called, without the call of a Python function.
+new: Any = getattr(tuple, "__new__")  # noqa: B009  # the checkers cannot say its type
+"""Makes an `EventId` or an `Event` of a class and a tuple of its parts, where many are made."""
 
 
 # Named tuples, not dataclasses: a replay makes a pair of these for every event, and they take half
@@ -111,6 +115,46 @@ class Publication:
             raise ValueError("a publication has a publisher, and a number from 0 to 2**63 - 1")
 
 
+@dataclass(frozen=True, slots=True)
+class KeyStats:
+    """What a log keeps under one key.
+
+    Attributes:
+        key: The key.
+        events: How many durable events.
+        bytes: Bytes that they take, roughly; ``None`` where the engine does not tell.
+    """
+
+    key: str
+    events: int
+    bytes: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class LogStats:
+    """What a log keeps under some key expressions.
+
+    Attributes:
+        events: How many durable events.
+        bytes: Bytes that they take, roughly; ``None`` where the engine does not tell.
+        oldest: Id of the oldest of them; ``None`` where there is none.
+        newest: Id of the newest of them; ``None`` where there is none.
+        oldest_ns: When the oldest was accepted, in nanoseconds since 1970; ``None`` where there is
+            none.
+        newest_ns: The same of the newest.
+        keys: What is under each key, in the order of the keys; some engines leave it out where they
+            count after an id.
+    """
+
+    events: int
+    bytes: int | None
+    oldest: EventId | None
+    newest: EventId | None
+    oldest_ns: int | None
+    newest_ns: int | None
+    keys: Sequence[KeyStats]
+
+
 class EventLog(Protocol):
     """Publishes events and reads them in order.
 
@@ -161,6 +205,47 @@ class EventLog(Protocol):
 
         Raises:
             PlaneError: INVALID_ARGUMENT for a bad key expression.
+        """
+        ...
+
+    async def stats(
+        self, expressions: Sequence[str] = ("**",), *, after: EventId | None = None
+    ) -> LogStats:
+        """What the log keeps under some key expressions, as of one moment.
+
+        It looks at all that they match, so it is for people and not for every second. ``memory:``
+        counts its ephemeral events too.
+
+        Args:
+            expressions: Key expressions.
+            after: Count only what comes after this id.
+
+        Raises:
+            PlaneError: INVALID_ARGUMENT for a bad key expression, UNIMPLEMENTED where the engine
+                cannot count, or cannot after an id, UNAVAILABLE where it is away.
+        """
+        ...
+
+    async def purge(
+        self, expressions: Sequence[str], *, before: EventId | Since | None = None
+    ) -> int:
+        """Delete the events that some key expressions match, now and for good.
+
+        A reader that has not come as far does not see them; it gets a `Gap` where the log cannot
+        tell them from what was lost. One that follows the newest events may still see those that
+        its process holds ready. Cancelling may leave some deleted, the oldest first.
+
+        Args:
+            expressions: Key expressions.
+            before: Delete what lies before this id, or was accepted before this time; all that is
+                there by now where absent.
+
+        Returns:
+            How many were deleted.
+
+        Raises:
+            PlaneError: INVALID_ARGUMENT for a bad key expression, UNIMPLEMENTED where the engine
+                cannot, UNAVAILABLE where it is away or closed.
         """
         ...
 

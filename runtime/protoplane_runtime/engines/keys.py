@@ -15,6 +15,9 @@ from protoplane_base import Code, PlaneError
 MAX_KEY_LENGTH = 1024
 """Most characters of a key or a key expression."""
 
+KNOWN_KEYS: set[str] = set()
+"""Keys that were checked before, some of them: for whoever checks keys all the time."""
+
 _MAX_CACHED_KEYS = 4096
 _RESERVED = frozenset("#?$")
 
@@ -65,16 +68,16 @@ def check_key(key: str) -> None:
     Raises:
         PlaneError: INVALID_ARGUMENT with what is wrong.
     """
-    if key in _good_keys:
+    if key in KNOWN_KEYS:
         return
     fault = _fault(key)
     if fault is None and "*" in key:
         fault = "'*' belongs in a key expression, not in a key"
     if fault is not None:
         raise PlaneError(Code.INVALID_ARGUMENT, f"{_shown(key)} is no key: {fault}")
-    if len(_good_keys) >= _MAX_CACHED_KEYS:
-        _good_keys.clear()
-    _good_keys.add(key)
+    if len(KNOWN_KEYS) >= _MAX_CACHED_KEYS:
+        KNOWN_KEYS.clear()
+    KNOWN_KEYS.add(key)
 
 
 def matcher(expressions: Sequence[str]) -> KeyMatcher:
@@ -120,9 +123,6 @@ def canonical(expression: str) -> str:
     if open_end:
         segments.append("**")
     return "/".join(segments)
-
-
-_good_keys: set[str] = set()
 
 
 @lru_cache(maxsize=1024)

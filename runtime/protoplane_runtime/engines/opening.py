@@ -20,9 +20,16 @@ DEFAULT_URL = "local:"
 _DRIVERS = {
     "local": "protoplane_runtime.engines.local.opening",
     "memory": "protoplane_runtime.engines.memory_opening",
+    "nats": "protoplane_runtime.engines.nats.opening",
     "static": "protoplane_runtime.engines.memory_opening",
+    "kubernetes": "protoplane_runtime.engines.memory_opening",
+    "tls": "protoplane_runtime.engines.nats.opening",
+    "zenoh": "protoplane_runtime.engines.zenoh.opening",
 }
-_EXTRAS = {"nats": "nats", "tls": "nats", "ws": "nats", "zenoh": "zenoh"}
+_KNOWN = (
+    "memory:, local:<folder>, static:<list>, nats://<servers>, zenoh:<endpoints> and "
+    "kubernetes:<namespace>"
+)
 
 
 async def open_engine(url: str | None = None) -> Engine:
@@ -31,14 +38,21 @@ async def open_engine(url: str | None = None) -> Engine:
     Args:
         url: ``memory:`` for one that lives in this process and is gone with it;
             ``local:[folder]`` for one that the processes of this machine share; without a folder
-            it is ``$XDG_STATE_HOME/protoplane``, or ``~/.local/state/protoplane``;
+            it is ``$XDG_STATE_HOME/protoplane``, or ``~/.local/state/protoplane``; after both,
+            ``?retain=…`` says what is kept, see `protoplane_runtime.engines.retention`;
+            ``nats://<servers>`` for one that all who reach these servers share, see
+            `protoplane_runtime.engines.nats.settings.NatsSettings.parse`;
             ``static:<list or file>`` for ``memory:`` with the instances of a list, see
-            `protoplane_runtime.engines.static_discovery`. Absent, it is that of
+            `protoplane_runtime.engines.static_discovery`; ``kubernetes:[namespace]`` for
+            ``memory:`` with the ready pods of a cluster, see
+            `protoplane_runtime.engines.kubernetes.discovery`; ``zenoh:[endpoints]`` for processes
+            that find each other, without a broker, see
+            `protoplane_runtime.engines.zenoh.settings`. Absent, it is that of
             ``$PROTOPLANE_ENGINE``, else ``local:``.
 
     Raises:
         PlaneError: INVALID_ARGUMENT for a URL of another kind, UNIMPLEMENTED where the engine does
-            not run on this system or is not there yet; and what opening the engine itself raises.
+            not run on this system; and what opening the engine itself raises.
         MissingExtraError: Its extra is not installed.
     """
     url = named(url)
@@ -65,7 +79,7 @@ def shares_events(url: str | None) -> bool:
     Raises:
         PlaneError: There is no such engine.
     """
-    return url is not None and _scheme(url) not in ("memory", "static")
+    return url is not None and _scheme(url) not in ("memory", "static", "kubernetes")
 
 
 def check_url(url: str | None) -> None:
@@ -75,7 +89,7 @@ def check_url(url: str | None) -> None:
         url: As for `open_engine`.
 
     Raises:
-        PlaneError: INVALID_ARGUMENT or UNIMPLEMENTED; there is none.
+        PlaneError: INVALID_ARGUMENT; there is none.
     """
     _scheme(named(url))
 
@@ -94,21 +108,10 @@ def _scheme(url: str) -> str:
     if not colon:
         raise PlaneError(
             Code.INVALID_ARGUMENT,
-            f"{url!r} is no engine: write memory:, local:, local:<folder> or static:<list>",
+            f"{url!r} is no engine, it has no ':'; the engines are {_KNOWN}",
         )
     if scheme not in _DRIVERS:
-        raise _missing(scheme, url)
-    return scheme
-
-
-def _missing(scheme: str, url: str) -> PlaneError:
-    if scheme in _EXTRAS:
-        return PlaneError(
-            Code.UNIMPLEMENTED,
-            f"the engine {scheme}: is not part of this Protoplane; it will come with "
-            f"pip install 'protoplane[{_EXTRAS[scheme]}]'; until then, use local: or memory:",
+        raise PlaneError(
+            Code.INVALID_ARGUMENT, f"there is no engine {scheme}: (in {url!r}); there are {_KNOWN}"
         )
-    return PlaneError(
-        Code.INVALID_ARGUMENT,
-        f"there is no engine {scheme}: (in {url!r}); the engines are memory:, local: and static:",
-    )
+    return scheme

@@ -29,6 +29,7 @@ Examples:
   protoplane serve captioner:Captioner --grpc 50052 --http 8081 --workers 4
   protoplane serve router:Router --http-only --host 0.0.0.0
   protoplane serve router:Router --link link+unix:/run/router.sock --token-file tokens
+  protoplane serve --planes --engine local:
 """
 
 
@@ -49,18 +50,19 @@ class Place(click.ParamType[str]):
 
 
 @click.command(epilog=_EXAMPLE)
-@click.argument("components", metavar="MODULE:CLASS...", nargs=-1, required=True)
+@click.argument("components", metavar="MODULE:CLASS...", nargs=-1)
 @click.option("--grpc", type=Place(), default="50051", show_default=True, help="gRPC's place.")
 @click.option("--http", type=Place(), default="8080", show_default=True, help="HTTP's place.")
-@click.option("--http-only", is_flag=True, help="Serve no gRPC.")
+@click.option("--http-only", is_flag=True, help="Open the HTTP door alone.")
+@click.option("--http2", is_flag=True, help="Speak HTTP/2 at the HTTP door too (extra http2).")
 @click.option(
     "--link",
     "links",
     metavar="ADDRESS|@FILE",
     multiple=True,
     help="Where links are taken: link+tcp://host:port, link+tls://host:port, link+unix:/path, "
-    "link+zmq://host:port or link+nats://server:port/subject; again for more. A file has one a "
-    "line, and is read again at SIGHUP.  [default: a free port on the loopback]",
+    "link+zmq://host:port, link+nats://server:port/subject or link+zenoh:name; again for more. A "
+    "file has one a line, and is read again at SIGHUP.  [default: a free port on the loopback]",
 )
 @click.option("--no-link", is_flag=True, help="Take links only through the gRPC and HTTP doors.")
 @click.option(
@@ -83,6 +85,26 @@ class Place(click.ParamType[str]):
 )
 @click.option(
     "--namespace", default=DEFAULT_NAMESPACE, show_default=True, help="Where others find it."
+)
+@click.option(
+    "--planes",
+    is_flag=True,
+    help="Let callers of any language use the engine's events, discovery and state, and objects; "
+    "alone, without a component, too.",
+)
+@click.option(
+    "--objects",
+    metavar="URL",
+    help="Object store of --planes: memory:, local:[FOLDER], file:///FOLDER, s3://BUCKET, …  "
+    "[default: beside the engine]",
+)
+@click.option(
+    "--stats-interval",
+    "stats_interval_s",
+    type=click.FloatRange(min=0),
+    default=5.0,
+    show_default=True,
+    help="Seconds between two events with the numbers of this instance; 0 for none.",
 )
 @click.option("--host", default="127.0.0.1", show_default=True, help="Interface for plain ports.")
 @click.option(
@@ -119,12 +141,16 @@ def serve(
     grpc: str,
     http: str,
     http_only: bool,
+    http2: bool,
     links: tuple[str, ...],
     no_link: bool,
     name: str | None,
     token_file: Path | None,
     engine: str,
     namespace: str,
+    planes: bool,
+    objects: str | None,
+    stats_interval_s: float,
     host: str,
     workers: int,
     reload: bool,
@@ -138,6 +164,12 @@ def serve(
 
     Modules are looked for in the current folder and in its folder "generated" too.
     """
+    if not components and not planes:
+        raise click.UsageError(
+            "Missing argument 'MODULE:CLASS...': name a component, or serve the --planes alone"
+        )
+    if objects is not None and not planes:
+        raise click.UsageError("--objects goes with --planes")
     if (tls_cert is None) != (tls_key is None):
         raise click.UsageError("--tls-cert and --tls-key go together")
     if tls_client_ca is not None and tls_cert is None:
@@ -166,7 +198,7 @@ def serve(
             Entity.instance(name)
         check_namespace(namespace)
         link = read_links(links)
-        if not links and not no_link:
+        if not links and not no_link and not http_only:
             link = default_links(secure=tls is not None)
         if workers > 1:
             check_shareable(link)
@@ -177,10 +209,14 @@ def serve(
                 links=(lambda: read_links(links)) if from_file else None,
                 grpc=None if http_only else _at(host, grpc),
                 http=_at(host, http),
+                http2=http2,
                 link=link,
                 engine=engine,
                 namespace=namespace,
                 name=name,
+                planes=planes,
+                objects=objects,
+                stats_interval_s=stats_interval_s or None,
                 tokens=tokens,
                 grace_s=grace_s,
                 limits=limits,
@@ -190,7 +226,7 @@ def serve(
             raise
         except Exception as error:  # noqa: BLE001 - so may its constructor
             words = f"{type(error).__name__}: {error}{_where(error)}"
-            terminal.fail(f"{', '.join(components)} cannot be served: {words}")
+            terminal.fail(f"{', '.join(components) or 'planes'} cannot be served: {words}")
 
 
 def _load(name: str) -> Component:

@@ -1,4 +1,4 @@
-"""The HTTP door: Connect, gRPC-Web, `google.api.http` routes, server-sent events and pages."""
+"""The HTTP door: Connect, gRPC-Web, `google.api.http` routes, event streams, Mercure and pages."""
 
 from protoplane_server.http.door import HttpDoor
 

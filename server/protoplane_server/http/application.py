@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from typing import Any
 
 from protoplane_base import Code, MethodKind, MethodSpec, PlaneError
@@ -22,6 +22,8 @@ from protoplane_server.http.faults import HttpError, answer_error, error_status
 from protoplane_server.http.framed import serve_framed
 from protoplane_server.http.grpcweb import GrpcWeb
 from protoplane_server.http.link import LinkRoutes
+from protoplane_server.http.mercure import PATH as MERCURE
+from protoplane_server.http.mercure import MercureDoor
 from protoplane_server.http.messages import JSON, PROTO
 from protoplane_server.http.metadata import RequestMetadata
 from protoplane_server.http.pages import pages
@@ -61,6 +63,7 @@ class Application:
                 self._routes.add(method)
         self._pages = pages(state, services)
         self._events = EventDoor(state, services)
+        self._mercure = MercureDoor(state)
         self._links = LinkRoutes(state, link) if link is not None else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -116,25 +119,28 @@ class Application:
             return await serve_framed(exchange, state, method, GrpcWeb(content_type))
         raise _unsupported(method, content_type)
 
-    async def _other(self, exchange: Exchange) -> None:
+    def _other(self, exchange: Exchange) -> Coroutine[None, None, None]:
+        # Awaited by the caller: a frame less for each subscriber, and those are many.
         scope = exchange.scope
         path, verb = scope["path"], scope["method"]
         page = self._pages.get(path)
         if page is not None and verb in ("GET", "HEAD"):
             status, content_type, body = page()
-            return await exchange.answer(status, [(b"content-type", content_type)], body)
+            return exchange.answer(status, [(b"content-type", content_type)], body)
         if path.startswith(PREFIX):
             access = self._state.dispatcher.access
             if access is not None:
                 access.caller(RequestMetadata(scope["headers"]))
-            return await self._events.serve(exchange)
+            return self._events.serve(exchange)
+        if path == MERCURE:
+            return self._mercure.serve(exchange)
         if self._links is not None and self._links.serves(path):
-            return await self._links.serve(exchange)
+            return self._links.serve(exchange)
         raw_path = scope["raw_path"].decode("latin-1")
         found = self._routes.find(verb, raw_path)
         if found is not None:
             route, values = found
-            return await route.serve(exchange, self._state, values)
+            return route.serve(exchange, self._state, values)
         raise self._not_found(path, verb, self._routes.verbs(raw_path))
 
     def _not_found(self, path: str, verb: str, verbs: list[str]) -> PlaneError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any, TypeAlias
 
@@ -39,12 +40,28 @@ class Exchange:
         client = self.scope.get("client")
         return f"{client[0]}:{client[1]}" if client else "unknown"
 
+    @property
+    def unsent(self) -> int | None:
+        """Bytes of the response that wait for the socket; ``None`` where the server hides that."""
+        transport: asyncio.WriteTransport | None = self.scope.get("protoplane.transport")
+        return None if transport is None else transport.get_write_buffer_size()
+
+    def abort(self) -> bool:
+        """Close the connection and drop what it was to be sent; the client then counts as gone.
+
+        Returns:
+            Whether the server can do that.
+        """
+        transport: asyncio.WriteTransport | None = self.scope.get("protoplane.transport")
+        if transport is None:
+            return False
+        transport.abort()
+        return True
+
     async def start(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> None:
         """Send the head of a response whose body follows."""
         self.started = True
-        await self._send(
-            {"type": "http.response.start", "status": status, "headers": list(headers)}
-        )
+        await self._head(status, list(headers))
 
     async def write(self, body: bytes) -> None:
         """Send a piece of the body; waits while the client is slow to take what it was sent."""
@@ -58,5 +75,11 @@ class Exchange:
         """Send a whole response."""
         self.started = True
         headers.append((b"content-length", b"%d" % len(body)))
-        await self._send({"type": "http.response.start", "status": status, "headers": headers})
+        await self._head(status, headers)
         await self._send({"type": "http.response.body", "body": body})
+
+    async def _head(self, status: int, headers: Headers) -> None:
+        if self.scope.get("http_version") == "2":
+            # There it is an error (RFC 9113, section 8.2.2).
+            headers = [each for each in headers if each[0] != b"connection"]
+        await self._send({"type": "http.response.start", "status": status, "headers": headers})

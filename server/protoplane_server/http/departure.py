@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from types import TracebackType
 from typing import Self
 
@@ -37,7 +37,7 @@ class Departure:
     def __init__(
         self,
         state: DoorState,
-        watch: Callable[[], Awaitable[None]],
+        watch: Callable[[], Coroutine[None, None, None]],
         *,
         at_once: bool = False,
         group: set[asyncio.Task[object]] | None = None,
@@ -70,8 +70,9 @@ class Departure:
         self._group.discard(self._task)
         if self._timer is not None:
             self._timer.cancel()
-        if self._watcher is not None:
-            self._watcher.cancel()
+        watcher, self._watcher = self._watcher, None
+        if watcher is not None:
+            watcher.cancel()
         if self.gone:
             self._task.uncancel()
             return True
@@ -85,15 +86,24 @@ class Departure:
         return False
 
     def _start(self) -> None:
-        self._watcher = asyncio.get_running_loop().create_task(self._wait())
+        # No coroutine around it: there is one of these for each stream, and streams are many.
+        self._watcher = asyncio.get_running_loop().create_task(self._watch())
+        self._watcher.add_done_callback(self._left)
 
-    async def _wait(self) -> None:
-        await self._watch()
-        self.gone = True
-        self._task.cancel()
+    def _left(self, watcher: asyncio.Task[None]) -> None:
+        if watcher.cancelled():
+            return
+        error = watcher.exception()
+        if error is not None:
+            watcher.get_loop().call_exception_handler(
+                {"message": "watching for a client that goes failed", "exception": error}
+            )
+        elif self._watcher is watcher:
+            self.gone = True
+            self._task.cancel()
 
 
-def disconnection(receive: Receive) -> Callable[[], Awaitable[None]]:
+def disconnection(receive: Receive) -> Callable[[], Coroutine[None, None, None]]:
     """A watch for a request whose body has been read."""
 
     async def watch() -> None:

@@ -1,4 +1,4 @@
-"""The HTTP door: uvicorn around the application, and an end that comes in bounded time."""
+"""The HTTP door: a server around the application, and an end that comes in bounded time."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import logging
 import socket
 import ssl
 from collections.abc import Callable, Generator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import uvicorn
 
@@ -19,11 +19,14 @@ from protoplane_server.http.asgi import App
 from protoplane_server.http.guard import HEADER_TIMEOUT_S, GuardedProtocol
 from protoplane_server.http.state import DoorState
 
+if TYPE_CHECKING:
+    from protoplane_server.http.http2 import Http2Server
+
 _log = logging.getLogger("protoplane.http")
 
 
 class HttpDoor:
-    """Serves a dispatcher over HTTP/1.1.
+    """Serves a dispatcher over HTTP/1.1 with uvicorn, or over HTTP/2 too with hypercorn.
 
     Args:
         dispatcher: Where calls go.
@@ -36,6 +39,8 @@ class HttpDoor:
         keep_alive_s: Seconds of silence after which a stream of events sends a comment.
         retry_ms: How long clients of event streams are told to wait before they reconnect.
         link: Takes on the links that come in here; ``None`` takes none.
+        http2: Whether HTTP/2 is spoken as well; that needs the extra ``http2``, costs each call
+            some time, and leaves out ``header_timeout_s``.
 
     Attributes:
         app: The ASGI application; another server can run it, but then without the bound on the
@@ -54,6 +59,7 @@ class HttpDoor:
         keep_alive_s: float = 15.0,
         retry_ms: int = 1000,
         link: Started | None = None,
+        http2: bool = False,
     ) -> None:
         self._state = DoorState(
             dispatcher=dispatcher,
@@ -66,7 +72,8 @@ class HttpDoor:
         self._header_timeout_s = header_timeout_s
         self._tls = tls
         self._ends: set[asyncio.Task[None]] = set()
-        self._server: _Server | None = None
+        self._server: _Server | Http2Server | None = None
+        self._http2 = http2
         specs = [service.spec for service in dispatcher.services]
         self.app: App = Application(self._state, specs, link)
 
@@ -75,6 +82,35 @@ class HttpDoor:
 
         Cancelling it stops at once, without grace.
         """
+        self._server = server = self._http2_server() if self._http2 else self._http1_server()
+        if self._state.closing.is_set():
+            server.leave()
+        try:
+            await server.serve(sockets)
+        finally:
+            self._state.closing.set()
+            for end in self._ends:
+                end.cancel()
+            server.cut()
+
+    def stop(self) -> None:
+        """Take no more connections, end event streams, and let calls finish within the grace.
+
+        `run` returns in at most the grace and a second. Stopping twice does nothing.
+        """
+        state = self._state
+        if state.closing.is_set():
+            return
+        state.closing.set()
+        for stream in list(state.streams):
+            stream.cancel()
+        if self._server is not None:
+            self._server.leave()
+            end = asyncio.get_running_loop().create_task(self._end(self._server))
+            self._ends.add(end)
+            end.add_done_callback(self._ends.discard)
+
+    def _http1_server(self) -> _Server:
         guard = type(
             "GuardedProtocol", (GuardedProtocol,), {"header_timeout_s": self._header_timeout_s}
         )
@@ -92,49 +128,35 @@ class HttpDoor:
         )
         config.load()
         config.ssl = self._tls
-        self._server = server = _Server(config)
-        if self._state.closing.is_set():
-            server.should_exit = True
-        try:
-            await server.serve(sockets)
-        finally:
-            self._state.closing.set()
-            for end in self._ends:
-                end.cancel()
-            for connection in list(server.server_state.connections):
-                connection.transport.abort()
+        return _Server(config)
 
-    def stop(self) -> None:
-        """Take no more connections, end event streams, and let calls finish within the grace.
+    def _http2_server(self) -> Http2Server:
+        from protoplane_server.http.http2 import Http2Server
 
-        `run` returns in at most the grace and a second. Stopping twice does nothing.
-        """
-        state = self._state
-        if state.closing.is_set():
-            return
-        state.closing.set()
-        for stream in list(state.streams):
-            stream.cancel()
-        if self._server is not None:
-            self._server.should_exit = True
-            end = asyncio.get_running_loop().create_task(self._end(self._server))
-            self._ends.add(end)
-            end.add_done_callback(self._ends.discard)
+        return Http2Server(self.app, self._tls)
 
-    async def _end(self, server: _Server) -> None:
+    async def _end(self, server: _Server | Http2Server) -> None:
         await asyncio.sleep(self._grace_s)
         for call in list(self._state.calls):
             call.cancel()
         await asyncio.sleep(0.5)
         # What is left are clients that do not read what they were sent.
-        for connection in list(server.server_state.connections):
-            connection.transport.abort()
-        for task in list(server.server_state.tasks):
-            task.cancel()
+        server.cut()
 
 
 class _Server(uvicorn.Server):
     """Leaves signals to whoever runs the door."""
+
+    def leave(self) -> None:
+        """Take no more connections, and close each once no request is open on it."""
+        self.should_exit = True
+
+    def cut(self) -> None:
+        """Close all connections now, whatever is open on them."""
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()
+        for task in list(self.server_state.tasks):
+            task.cancel()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:

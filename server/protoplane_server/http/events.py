@@ -3,30 +3,26 @@
 A subscriber is a place in the log and nothing else. The log gives readers that stand at the same
 place the same batch, whose bytes are made once and leave in one send; there is no queue for each
 client, so a slow one holds nothing up and holds nothing back: it falls behind in the log, and is
-told by a ``gap`` event when its place is no longer kept.
+told by a ``gap`` event when its place is no longer kept. `event_feed` does the sending.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
-from typing import Any, cast
+from collections.abc import Coroutine, Sequence
 from urllib.parse import parse_qs, unquote
 
 from pydantic import ValidationError
 
 from protoplane_base import Code, DecodeError, EventSpec, PlaneError, UnknownTypeError, message_type
 from protoplane_base.services import ServiceSpec
-from protoplane_runtime.engines.interface import Event, EventId, Gap, Start
-from protoplane_runtime.engines.memory import Batch
+from protoplane_runtime.engines.interface import Start
 from protoplane_server.errors import from_decode_error
 from protoplane_server.http.asgi import Exchange
 from protoplane_server.http.body import read_body
-from protoplane_server.http.departure import Departure, disconnection
-from protoplane_server.http.event_stream import EventStream
-from protoplane_server.http.faults import HttpError, error_json
-from protoplane_server.http.sse import sse_event, sse_retry
+from protoplane_server.http.event_feed import feed
+from protoplane_server.http.event_query import beginning, envelope, flag, key_expressions
+from protoplane_server.http.faults import HttpError
 from protoplane_server.http.state import DoorState
 
 PREFIX = "/events/"
@@ -45,54 +41,38 @@ class EventDoor:
         self._state = state
         self._known = _Known(services)
 
-    async def serve(self, exchange: Exchange) -> None:
+    def serve(self, exchange: Exchange) -> Coroutine[None, None, None]:
         """Serve a request whose path starts with ``/events/``."""
         scope = exchange.scope
         key = unquote(scope["raw_path"].decode("latin-1")[len(PREFIX) :])
         query = parse_qs(scope["query_string"].decode("latin-1"), keep_blank_values=True)
         verb = scope["method"]
         if verb == "GET":
-            await self._subscribe(exchange, key, query)
-        elif verb == "POST":
-            await self._publish(exchange, key, query)
-        else:
-            raise HttpError(
-                405,
-                Code.UNIMPLEMENTED,
-                "events are read with GET and published with POST",
-                [(b"allow", b"GET, POST")],
-            )
+            return self._subscribe(exchange, key, query)
+        if verb == "POST":
+            return self._publish(exchange, key, query)
+        raise HttpError(
+            405,
+            Code.UNIMPLEMENTED,
+            "events are read with GET and published with POST",
+            [(b"allow", b"GET, POST")],
+        )
 
-    async def _subscribe(
+    def _subscribe(
         self, exchange: Exchange, expression: str, query: dict[str, list[str]]
-    ) -> None:
-        state = self._state
-        log = state.dispatcher.events
-        after = _start(exchange.headers.get(b"last-event-id"), query)
+    ) -> Coroutine[None, None, None]:
+        log = self._state.dispatcher.events
+        begin = beginning(exchange.headers.get(b"last-event-id"), query)
+        encode = envelope(query)
         last = log.last
         # Other processes may publish between these two lines, so "now" is the id that is said.
-        batches = cast(
-            "AsyncGenerator[Sequence[Event | Gap], None]",
-            log.read([expression], after=last if after is Start.NOW else after),
+        batches = log.read(
+            key_expressions(expression, query),
+            after=last if begin.after is Start.NOW else begin.after,
+            latest=flag(query, "latest"),
         )
-        hello = sse_retry(state.retry_ms, id_=str(last) if after is Start.NOW else "")
-        stream = EventStream(exchange, state.keep_alive_s)
-        departure = Departure(
-            state, disconnection(exchange.receive), at_once=True, group=state.streams
-        )
-        try:
-            with departure, stream:
-                await stream.write(hello)
-                async with aclosing(batches):
-                    async for batch in batches:
-                        await stream.write(_encoded(batch))
-        except PlaneError as error:
-            if not exchange.started:
-                raise
-            if not state.closing.is_set():
-                await stream.write(sse_event(error_json(error).decode(), event="error"))
-        if not departure.gone:
-            await exchange.finish(sse_retry(state.retry_ms))
+        # Not awaited here: a frame less for each subscriber.
+        return feed(exchange, self._state, batches, encode, opening_id=begin.text or str(last))
 
     async def _publish(self, exchange: Exchange, key: str, query: dict[str, list[str]]) -> None:
         named = query.get("type", [""])[-1] or exchange.headers.get(TYPE_HEADER, b"").decode(
@@ -156,46 +136,3 @@ class _Known:
             f"what is published under {key!r}? {which}; "
             "say ?type=<full message name>, or send it as the header protoplane-type",
         )
-
-
-def _start(header: bytes | None, query: dict[str, list[str]]) -> EventId | Start:
-    # A client that reconnects repeats the query; its header knows better.
-    text = header.decode("latin-1") if header else query.get("after", [""])[-1]
-    if not text or text == "now":
-        return Start.NOW
-    if text == "earliest":
-        return Start.EARLIEST
-    try:
-        return EventId.parse(text)
-    except ValueError as error:
-        raise PlaneError(
-            Code.INVALID_ARGUMENT, f"{error}; 'earliest' and 'now' do as well"
-        ) from None
-
-
-def _encoded(batch: Sequence[Event | Gap]) -> bytes:
-    if not isinstance(batch, Batch):
-        return b"".join(map(encode_event, batch))
-    if batch.encoded is None:
-        batch.encoded = b"".join(map(encode_event, batch))
-    return batch.encoded
-
-
-def encode_event(item: Event | Gap) -> bytes:
-    """An event, or word of a gap, as bytes of an event stream."""
-    if isinstance(item, Event):
-        event_id = item.id
-        return (
-            f"id: {event_id.epoch}-{event_id.sequence}\nevent: {item.type}\n"
-            f"key: {item.key}\ndata: {item.json}\n\n"
-        ).encode()
-    document: dict[str, Any] = {
-        "asked": str(item.asked),
-        "oldest": None if item.oldest is None else str(item.oldest),
-        "next": str(item.next),
-    }
-    if item.ephemeral:
-        document["ephemeral"] = True
-    # A client that reconnects now has been told; it goes on right before the next event.
-    resume = EventId(item.next.epoch, max(item.next.sequence - 1, 0))
-    return sse_event(json.dumps(document), event="gap", id_=str(resume))

@@ -58,6 +58,7 @@ class GuardedProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """A request begins."""
         super().on_message_begin()
+        self.scope["protoplane.transport"] = self.transport  # type: ignore[typeddict-unknown-key]
         if self._identity:
             self.scope["protoplane.identity"] = self._identity  # type: ignore[typeddict-unknown-key]
         self._in_head = True

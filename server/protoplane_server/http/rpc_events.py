@@ -62,7 +62,7 @@ async def serve_events(
     The head of the response leaves with the first message, or when there has been none for a
     while. A call that fails before that is answered with the status of its error.
     """
-    stream = EventStream(exchange, state.keep_alive_s)
+    stream = EventStream(exchange, state.keep_alive_s, stall_s=state.dispatcher.limits.stall_s)
     context = state.dispatcher.begin(
         method, state.call_info(exchange, connect_timeout_s(exchange.headers))
     )
@@ -82,7 +82,7 @@ async def serve_events(
             last += sse_retry(state.retry_ms)
         await exchange.finish(last)
         return
-    if departure.gone:
+    if departure.gone or stream.stalled:
         return
     trailers = {name: header_text(value) for name, value in context.trailers.items()}
     end = {"metadata": trailers} if trailers else {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -29,6 +29,7 @@ from protoplane_base import (
     ServiceSpec,
 )
 from protoplane_runtime.engines.memory import MemoryLog
+from protoplane_server.access import Access
 from protoplane_server.dispatcher import Dispatcher
 from protoplane_server.http import HttpDoor
 from protoplane_server.http.door import bound_socket
@@ -196,12 +197,22 @@ class Running:
 
 @contextlib.asynccontextmanager
 async def running(
-    *, max_message_bytes: int = 1 << 20, **options: Any
+    *,
+    max_message_bytes: int = 1 << 20,
+    stall_s: float = 30.0,
+    tokens: Mapping[str, str] | None = None,
+    log: Any = None,
+    **options: Any,
 ) -> AsyncGenerator[Running, None]:
-    """Serve until the block ends, then stop."""
-    log = MemoryLog()
+    """Serve until the block ends, then stop; a log that is given is closed too."""
+    log = MemoryLog() if log is None else log
     board = Board()
-    dispatcher = Dispatcher([board], events=log, limits=Limits(max_message_bytes=max_message_bytes))
+    dispatcher = Dispatcher(
+        [board],
+        events=log,
+        limits=Limits(max_message_bytes=max_message_bytes, stall_s=stall_s),
+        access=Access(tokens) if tokens else None,
+    )
     ready = [True]
     options.setdefault("grace_s", 0.2)
     door = HttpDoor(dispatcher, health=lambda: ready[0], **options)

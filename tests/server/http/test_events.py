@@ -13,7 +13,7 @@ from tests.server.http.board import NAME, running
 
 from forge.captioner.v1 import CaptionFinished
 from protoplane_runtime.engines.interface import Event, EventId, Gap
-from protoplane_server.http.events import encode_event
+from protoplane_server.http.event_encoding import encode_event
 
 pytestmark = pytest.mark.anyio
 TELL = f"/{NAME}/Tell"

@@ -12,7 +12,8 @@ from weakref import WeakKeyDictionary
 
 from protoplane_base import Code, PlaneError
 from protoplane_runtime.engines.batches import MAX_BATCH, Batch, Filter, newest
-from protoplane_runtime.engines.interface import Event
+from protoplane_runtime.engines.interface import Event, LogStats
+from protoplane_runtime.engines.keys import KeyMatcher
 from protoplane_runtime.engines.local import frames
 from protoplane_runtime.engines.local.faults import translated
 from protoplane_runtime.engines.local.ring import Overrun, Ring, Word
@@ -91,6 +92,16 @@ class Backlog:
             self._executor, self._place_at, time_ns
         )
 
+    async def stats(self, match: KeyMatcher, after: int) -> LogStats:
+        """What is kept on disk of what the expressions match, after a sequence.
+
+        Raises:
+            PlaneError: The database cannot be read.
+        """
+        return await asyncio.get_running_loop().run_in_executor(
+            self._executor, self._stats, match, after
+        )
+
     def close(self) -> None:
         """Wait for what runs, and close the database; blocks."""
         self._executor.shutdown(wait=True, cancel_futures=True)
@@ -104,6 +115,9 @@ class Backlog:
             if self._replay is None:
                 self._replay = Replay(self._path, self._epoch)
             return call(self._replay)
+
+    def _stats(self, match: KeyMatcher, after: int) -> LogStats:
+        return self._guarded(lambda replay: replay.stats(match, after))
 
     def _read(self, shared: Filter, place: int) -> Past:
         return self._guarded(lambda replay: self._read_past(replay, shared, place))

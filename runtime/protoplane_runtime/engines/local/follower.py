@@ -11,7 +11,8 @@ from pathlib import Path
 from protoplane_base import PlaneError
 from protoplane_runtime.engines.local.bells import Bell
 from protoplane_runtime.engines.local.faults import from_os
-from protoplane_runtime.engines.local.instance_files import Found, watch_process
+from protoplane_runtime.engines.local.instance_files import Found
+from protoplane_runtime.engines.processes import watch_process
 from protoplane_runtime.engines.roster import Roster
 
 LOCKS_INTERVAL_S = 0.05

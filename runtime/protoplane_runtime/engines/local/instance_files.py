@@ -10,18 +10,17 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import sys
 import time
 from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import lru_cache
 from hashlib import blake2b
 from pathlib import Path
 from weakref import WeakSet
 
 from protoplane_base import PlaneError
 from protoplane_runtime.engines.discovery import Instance
+from protoplane_runtime.engines.processes import here
 from protoplane_runtime.engines.roster import place_of, taken
 
 _LOCK_TIMEOUT_S = 0.5
@@ -95,7 +94,7 @@ class Claim:
         """
         self._instance = instance
         draft = self._text.with_suffix(".tmp")
-        text = json.dumps({"at": _here(), "instance": json.loads(instance.to_json())})
+        text = json.dumps({"at": here(), "instance": json.loads(instance.to_json())})
         draft.write_text(text, encoding="utf-8")
         draft.replace(self._text)
 
@@ -126,7 +125,7 @@ def _forked() -> None:
     for claim in tuple(_claims):
         claim.disown()
     _claims.clear()
-    _here.cache_clear()
+    here.cache_clear()
 
 
 os.register_at_fork(after_in_child=_forked)
@@ -182,7 +181,7 @@ class InstanceFiles:
     def _read(self, key: str) -> Found | None:
         try:
             data = json.loads((self._folder / f"{key}.json").read_bytes())
-            return Found(key, Instance.from_data(data["instance"]), data["at"] == _here())
+            return Found(key, Instance.from_data(data["instance"]), data["at"] == here())
         except (OSError, ValueError, LookupError, TypeError, PlaneError):
             # It went meanwhile, or is what another version wrote, which says nothing to us.
             return None
@@ -211,28 +210,5 @@ class InstanceFiles:
             os.close(fd)
 
 
-def watch_process(pid: int) -> int | None:
-    """A file descriptor that becomes readable when a process ends; ``None`` where there is none.
-
-    Source: pidfd_open(2), Linux 5.3.
-    """
-    if sys.platform != "linux":
-        return None
-    try:
-        return os.pidfd_open(pid)
-    except OSError:
-        return None
-
-
 def _key(instance: Instance) -> str:
     return blake2b("/".join(place_of(instance)).encode(), digest_size=16).hexdigest()
-
-
-@lru_cache(1)
-def _here() -> str:
-    """Names the processes whose ids mean the same: those of one boot and one namespace of ids."""
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-        return f"{boot}/{Path('/proc/self/ns/pid').stat().st_ino}"
-    except OSError:
-        return ""

@@ -10,15 +10,22 @@ from typing import Self
 
 from protoplane_base import Code, PlaneError
 from protoplane_runtime.engines.batches import Batch, Filter, Filters
-from protoplane_runtime.engines.interface import EventId, Gap, Publication, Since, Start
-from protoplane_runtime.engines.keys import check_key
+from protoplane_runtime.engines.interface import (
+    EventId,
+    Gap,
+    LogStats,
+    Publication,
+    Since,
+    Start,
+)
+from protoplane_runtime.engines.keys import check_key, matcher
 from protoplane_runtime.engines.local import frames
 from protoplane_runtime.engines.local.backlog import Backlog, Past
 from protoplane_runtime.engines.local.bells import Bell
 from protoplane_runtime.engines.local.faults import from_os
 from protoplane_runtime.engines.local.retention import Retention
 from protoplane_runtime.engines.local.ring import RING_BYTES, Overrun, Ring, Word
-from protoplane_runtime.engines.local.writer import Pending, Writer, Written
+from protoplane_runtime.engines.local.writer import Pending, Purge, Writer, Written
 from protoplane_runtime.engines.tail import Tail
 
 MAX_EVENT_BYTES = 64 * 1024 * 1024
@@ -148,14 +155,57 @@ class LocalLog:
         """
         return self._read(self._filters.get(expressions, latest), after, self.last)
 
+    async def stats(
+        self, expressions: Sequence[str] = ("**",), *, after: EventId | None = None
+    ) -> LogStats:
+        """What is kept on disk; see `EventLog.stats`.
+
+        Raises:
+            PlaneError: INVALID_ARGUMENT for a bad key expression, UNAVAILABLE once the log is
+                closed, or the database cannot be read.
+        """
+        match = matcher(expressions)
+        self._require_open()
+        place = after.sequence if after is not None and after.epoch == self._epoch else 0
+        return await self._backlog.stats(match, place)
+
+    async def purge(
+        self, expressions: Sequence[str], *, before: EventId | Since | None = None
+    ) -> int:
+        """Delete durable events; see `EventLog.purge`.
+
+        Ephemeral ones that lie before the last of them are no longer read either.
+
+        Raises:
+            PlaneError: INVALID_ARGUMENT for a bad key expression, UNAVAILABLE once the log is
+                closed, or the database cannot be written.
+        """
+        match = matcher(expressions)
+        self._require_open()
+        until = self.last.sequence
+        if isinstance(before, Since):
+            until = min(until, await self._backlog.place_at(before.time_ns))
+        elif before is not None:
+            # All that is here comes before a later epoch, and nothing before an earlier one.
+            until = until if before.epoch > self._epoch else 0
+            if before.epoch == self._epoch:
+                until = min(self.last.sequence, before.sequence - 1)
+        accepted: asyncio.Future[int] = self._loop.create_future()
+        self._writer.put(Purge(match, until, accepted))
+        count = await accepted
+        if count and self._bell is not None:
+            # What this process holds ready it reads anew from the disk.
+            self._restart()
+        self._filters.forget()
+        return count
+
     async def enforce_retention(self) -> None:
         """Delete all that the retention no longer covers; this also happens by itself, in time.
 
         Raises:
             PlaneError: The database cannot be written.
         """
-        if self._closed:
-            raise PlaneError(Code.UNAVAILABLE, "the event log is closed")
+        self._require_open()
         done: asyncio.Future[None] = self._loop.create_future()
         self._writer.put(done)
         await done
@@ -171,6 +221,10 @@ class LocalLog:
         await self._writer.close()
         await asyncio.to_thread(self._backlog.close)
         self._ring.close()
+
+    def _require_open(self) -> None:
+        if self._closed:
+            raise PlaneError(Code.UNAVAILABLE, "the event log is closed")
 
     async def _read(
         self, shared: Filter, after: EventId | Start | Since, last: EventId

@@ -1,43 +1,18 @@
-"""How long durable events are kept: rules, and the sweep that deletes what they no longer cover."""
+"""Durable events go from the database: by rules that no longer cover them, or purged by name."""
 
 from __future__ import annotations
 
 import sqlite3
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-from protoplane_runtime.engines.keys import KeyMatcher, check_key
+from protoplane_runtime.engines.keys import KeyMatcher
+from protoplane_runtime.engines.retention import Retention, floor_of, rule_of
+
+__all__ = ["Retention", "floor", "purge", "rule_of", "set_rules", "sweep", "sweep_keys"]
 
 _SWEEP = 4096
 _MIN_KEYS_SWEPT = 4096
-
-
-@dataclass(frozen=True, slots=True)
-class Retention:
-    """How long the durable events under some keys are kept; what passes any bound goes.
-
-    A key is under the rule with the longest prefix of its segments, and under no other.
-
-    Attributes:
-        prefix: First segments of the keys, for example ``forge/captions``; "" for all keys that no
-            other rule covers.
-        max_age_s: Seconds after which an event goes.
-        max_events: Most events that are kept.
-        max_bytes: Most bytes that they may take together, without what the disk adds.
-    """
-
-    prefix: str = ""
-    max_age_s: float | None = None
-    max_events: int | None = None
-    max_bytes: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.prefix:
-            check_key(self.prefix)
-        for bound in (self.max_age_s, self.max_events, self.max_bytes):
-            if bound is not None and bound <= 0:
-                raise ValueError("a retention keeps something: its bounds are greater than 0")
 
 
 def set_rules(connection: sqlite3.Connection, rules: Sequence[Retention]) -> bool:
@@ -78,17 +53,6 @@ def set_rules(connection: sqlite3.Connection, rules: Sequence[Retention]) -> boo
         ") AS total WHERE retention.id = total.rule"
     )
     return True
-
-
-def rule_of(key: str, rules: dict[str, int]) -> int:
-    """The rule that a key is under, of those by their prefixes."""
-    if len(rules) > 1:
-        prefix = key
-        while prefix:
-            if prefix in rules:
-                return rules[prefix]
-            prefix = prefix.rpartition("/")[0]
-    return rules[""]
 
 
 def sweep(connection: sqlite3.Connection) -> bool:
@@ -136,6 +100,46 @@ def sweep(connection: sqlite3.Connection) -> bool:
     return more
 
 
+def purge(
+    connection: sqlite3.Connection, match: KeyMatcher, place: int, until: int
+) -> tuple[int, int]:
+    """Delete some of the events that key expressions match, within a transaction.
+
+    Args:
+        connection: The database.
+        match: The key expressions.
+        place: Where to go on, 0 at first.
+        until: Greatest sequence that may go.
+
+    Returns:
+        How many went, and where to go on; ``until`` where that was all.
+    """
+    rows = connection.execute(
+        "SELECT event.sequence, event.size, key.text, key.rule FROM event"
+        " CROSS JOIN key ON key.id = event.key"
+        " WHERE event.sequence > ? AND event.sequence <= ? ORDER BY event.sequence LIMIT ?",
+        (place, until, _SWEEP),
+    ).fetchall()
+    end = rows[-1][0] if len(rows) == _SWEEP else until
+    gone = [(sequence, size, rule) for sequence, size, key, rule in rows if match.matches(key)]
+    if not gone:
+        return 0, end
+    listed = ",".join(str(sequence) for sequence, _, _ in gone)
+    connection.execute(
+        "DELETE FROM event WHERE sequence IN (SELECT value FROM json_each(?))", (f"[{listed}]",)
+    )
+    for rule in {rule for _, _, rule in gone}:
+        sizes = [size for _, size, of in gone if of == rule]
+        last = max(sequence for sequence, _, of in gone if of == rule)
+        connection.execute(
+            "UPDATE retention SET events = events - ?, bytes = bytes - ?, floor = max(floor, ?)"
+            " WHERE id = ?",
+            (len(sizes), sum(sizes), last, rule),
+        )
+    connection.execute("UPDATE log SET purged = max(purged, ?)", (gone[-1][0],))
+    return len(gone), end
+
+
 def sweep_keys(connection: sqlite3.Connection, known: int) -> int:
     """Delete the keys that no event has any more, if they seem to be many.
 
@@ -159,19 +163,4 @@ def floor(connection: sqlite3.Connection, match: KeyMatcher) -> int:
     rows: list[tuple[str, int]] = connection.execute(
         "SELECT prefix, floor FROM retention"
     ).fetchall()
-    floors = dict(rows)
-    found = 0
-    for expression in match.expressions:
-        wild = expression.find("*")
-        literal = expression if wild < 0 else expression[:wild].rstrip("/")
-        under = literal
-        while under and under not in floors:
-            under = under.rpartition("/")[0]
-        # The rule that covers all it may match, and those within.
-        found = max(found, floors[under])
-        if wild >= 0:
-            inner = f"{literal}/" if literal else ""
-            found = max(
-                found, *(at for prefix, at in floors.items() if prefix.startswith(inner)), 0
-            )
-    return found
+    return floor_of(match, dict(rows))

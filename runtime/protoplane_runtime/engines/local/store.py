@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from protoplane_runtime.engines.interface import (
     Event,
@@ -16,6 +16,7 @@ from protoplane_runtime.engines.interface import (
     KeyStats,
     LogStats,
     Publication,
+    new,
 )
 from protoplane_runtime.engines.keys import KeyMatcher
 from protoplane_runtime.engines.local import retention
@@ -34,8 +35,6 @@ _CHUNK_BYTES = 512 * 1024
 # One statement for many rows: Python lets go of its lock once a statement, and a busy event loop
 # takes its time to give it back.
 _ROWS_AT_ONCE = (64, 8, 1)
-# What the classes of events do when they are called, without the call of a Python function.
-_new: Any = getattr(tuple, "__new__")  # noqa: B009  # the checkers cannot say its type
 _SELECT = (
     "SELECT sequence, key, type, data, json, time_ns FROM event"
     " WHERE sequence > ? AND sequence <= ? ORDER BY sequence LIMIT ?"
@@ -353,7 +352,7 @@ class Replay:
     def _events(self, cursor: sqlite3.Cursor) -> tuple[list[Event], bool]:
         """The events of a query's rows, and whether there are more than fit into a chunk."""
         epoch = self._epoch
-        new, keys, types = _new, self._keys, self._types
+        keys, types = self._keys, self._types
         events: list[Event] = []
         size = 0
         # Some rows at a time: they are gone before the next ones are made, which is faster.

@@ -19,6 +19,7 @@ from typing import Any
 
 from protoplane_base import Code, PlaneError
 from protoplane_runtime.engines.interface import Event, EventId, Publication
+from protoplane_runtime.engines.keys import KeyMatcher
 from protoplane_runtime.engines.local import frames, retention
 from protoplane_runtime.engines.local.bells import Ringer
 from protoplane_runtime.engines.local.faults import from_os, from_sqlite, translated
@@ -50,6 +51,25 @@ class Pending:
     accepted: asyncio.Future[EventId]
     id: EventId | None = None
     error: PlaneError | None = None
+
+
+@dataclass(slots=True, eq=False)
+class Purge:
+    """Events that are to be deleted, by and by.
+
+    Attributes:
+        match: Their keys.
+        until: Greatest sequence that may go.
+        accepted: Gets the number of those deleted.
+        place: How far it has come.
+        count: How many were deleted so far.
+    """
+
+    match: KeyMatcher
+    until: int
+    accepted: asyncio.Future[int]
+    place: int = 0
+    count: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +117,7 @@ class Writer:
         self._folder = folder
         self._rules = rules
         self._ring_bytes = ring_bytes
-        self._queue: deque[Pending | asyncio.Future[None]] = deque()
+        self._queue: deque[Pending | Purge | asyncio.Future[None]] = deque()
         self._wake = threading.Lock()
         self._wake.acquire()
         self._stopping = False
@@ -116,8 +136,8 @@ class Writer:
         self._thread.start()
         return await self._opened
 
-    def put(self, item: Pending | asyncio.Future[None]) -> None:
-        """Give it a publication, or ask it to apply the retention now and say when it has."""
+    def put(self, item: Pending | Purge | asyncio.Future[None]) -> None:
+        """Give it a publication or a purge, or ask it to apply the retention now and say so."""
         self._queue.append(item)
         if self._ended.done():
             self._refuse_rest()
@@ -141,7 +161,7 @@ class Writer:
         error = PlaneError(Code.UNAVAILABLE, "the event log is closed")
         while self._queue:
             item = self._queue.popleft()
-            _fail(item.accepted if isinstance(item, Pending) else item, error)
+            _fail(item if isinstance(item, asyncio.Future) else item.accepted, error)
 
     # What follows runs in the thread.
 
@@ -191,6 +211,7 @@ class Writer:
 
     def _work(self) -> None:
         swept: list[asyncio.Future[None]] = []
+        purges: list[Purge] = []
         group: list[Pending] = []
         size = 0
         while self._queue and len(group) < MAX_GROUP and size < MAX_GROUP_BYTES:
@@ -198,6 +219,8 @@ class Writer:
             if isinstance(item, Pending):
                 group.append(item)
                 size += len(item.data) + len(item.json)
+            elif isinstance(item, Purge):
+                purges.append(item)
             else:
                 swept.append(item)
         if group:
@@ -210,6 +233,8 @@ class Writer:
                 raise
             finally:
                 self._post(self.written, written)
+        for purge in purges:
+            self._purge(purge)
         now = time.monotonic()
         if swept or now >= self._next_sweep:
             error = self._sweep(everything=bool(swept))
@@ -322,6 +347,27 @@ class Writer:
             raise fault
         self._agree()
         return self._append(rest)
+
+    def _purge(self, purge: Purge) -> None:
+        connection = self._appender.connection
+        try:
+            with translated(self.path), self._ring.turn():
+                self._agree()
+                # What is published from now on stays, also where `until` lies in the future.
+                purge.until = min(purge.until, self._ring[Word.NEXT] - 1)
+                with transaction(connection):
+                    count, purge.place = retention.purge(
+                        connection, purge.match, purge.place, purge.until
+                    )
+                purge.count += count
+        except PlaneError as error:
+            self._post(_fail, purge.accepted, error)
+            return
+        if purge.place < purge.until:
+            # Those who publish have their turn in between.
+            self._queue.append(purge)
+        else:
+            self._post(_settle, purge.accepted, purge.count)
 
     def _sweep(self, *, everything: bool) -> PlaneError | None:
         connection = self._appender.connection

@@ -60,8 +60,10 @@ class Connection:
     Attributes:
         origin: Eight bytes, drawn by chance, that tell this connection from all others.
         max_payload_bytes: Most bytes of a message.
+        prefix: What stands before the subjects of a KV bucket, for the domain's sake.
         losses: How often the connection was lost.
         lost: Called each time it is lost.
+        back: Called each time it is there again.
     """
 
     def __init__(self, settings: NatsSettings) -> None:
@@ -69,6 +71,9 @@ class Connection:
         self.max_payload_bytes = 0
         self.losses = 0
         self.lost: list[Callable[[], None]] = []
+        self.back: list[Callable[[], None]] = []
+        self.prefix = f"$JS.{settings.domain}.API." if settings.domain else ""
+        self._holders = 1
         self._settings = settings
         self._api = f"$JS.{settings.domain}.API" if settings.domain else "$JS.API"
         self._client = NatsClient(settings.tls is not None)
@@ -109,6 +114,11 @@ class Connection:
         self._task = asyncio.create_task(self._write())
         return self
 
+    def share(self) -> Self:
+        """The same connection for one more holder, who closes it too."""
+        self._holders += 1
+        return self
+
     @property
     def connected(self) -> bool:
         """Whether it is there just now."""
@@ -135,7 +145,14 @@ class Connection:
             Code.UNAVAILABLE, f"NATS at {', '.join(self._settings.servers)}: {self.why}"
         )
 
-    def send(self, subject: str, data: bytes, reply: str = "", named: str = "") -> None:
+    def send(
+        self,
+        subject: str,
+        data: bytes,
+        reply: str = "",
+        named: str = "",
+        headers: dict[str, str] | None = None,
+    ) -> None:
         """Send a message after all that was sent before; while it is away, it may get lost.
 
         Args:
@@ -143,8 +160,11 @@ class Connection:
             data: What.
             reply: Where answers go.
             named: What JetStream knows the message by if it comes again; empty for nothing.
+            headers: Its headers.
         """
-        self._queue.append((subject, data, reply, {"Nats-Msg-Id": named} if named else None))
+        if named:
+            headers = {"Nats-Msg-Id": named, **(headers or {})}
+        self._queue.append((subject, data, reply, headers))
         self._wake()
 
     async def room(self) -> None:
@@ -254,7 +274,10 @@ class Connection:
         self.send(f"{self._api}.CONSUMER.DELETE.{stream}.{consumer}", b"")
 
     async def close(self) -> None:
-        """Send what is waiting, and close; once more does nothing."""
+        """Send what is waiting, and close, once all who hold it have closed it."""
+        self._holders -= 1
+        if self._holders > 0:
+            return
         self._closing = True
         self._wake()
         task, self._task = self._task, None
@@ -341,6 +364,8 @@ class Connection:
         self._problem = ""
         self.max_payload_bytes = self._client.max_payload
         self._up.set()
+        for told in tuple(self.back):
+            told()
 
     async def _closed(self) -> None:
         if not self._closing and self.max_payload_bytes:

@@ -6,7 +6,7 @@ import asyncio
 import json
 import logging
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from protoplane_base import PlaneError
@@ -17,7 +17,7 @@ from protoplane_runtime.engines.nats.connection import (
     Subscription,
     status_of,
 )
-from protoplane_runtime.engines.nats.stream import Stream, consumer_config, refused
+from protoplane_runtime.engines.nats.stream import JetStream, consumer_config, refused
 
 _log = logging.getLogger("protoplane.engines")
 
@@ -38,6 +38,7 @@ class Stored(NamedTuple):
     subject: str
     data: bytes
     time_ns: int
+    headers: Mapping[str, str] | None = None
 
 
 class StreamLost(Exception):  # noqa: N818  # it is news, not an error
@@ -56,11 +57,17 @@ class Consumer:
         stream: The stream.
         subjects: The subjects, of which no two overlap.
         start: Number of the first message to read.
+
+    Attributes:
+        last: Newest message of the whole stream when the server's consumer was made.
+        pending: Messages that the server had for it then, or when it sent the one that came last.
     """
 
     def __init__(
-        self, connection: Connection, stream: Stream, subjects: tuple[str, ...], start: int
+        self, connection: Connection, stream: JetStream, subjects: tuple[str, ...], start: int
     ) -> None:
+        self.last = 0
+        self.pending = 0
         self._connection = connection
         self._stream = stream
         self._epoch = stream.epoch
@@ -80,6 +87,16 @@ class Consumer:
         self._closed = False
         connection.lost.append(self._wake)
 
+    async def begin(self) -> None:
+        """Have the server's consumer made; `take` does it too.
+
+        Raises:
+            StreamLost: As `take`.
+            PlaneError: As `take`.
+        """
+        if self._broken or self._losses != self._connection.losses:
+            await self._begin()
+
     async def take(self, *, whole: bool = False) -> list[Stored]:
         """All that is there, once there is something; nothing after some seconds without.
 
@@ -91,8 +108,7 @@ class Consumer:
             PlaneError: UNAVAILABLE where the connection is over for good.
         """
         while not self._ready or (whole and self._more):
-            if self._broken or self._losses != self._connection.losses:
-                await self._begin()
+            await self.begin()
             if self._idle:
                 self._idle = False
                 break
@@ -150,12 +166,14 @@ class Consumer:
         self._idle = False
         self._subscription = await connection.subscribe(self._inbox, self._incoming(self._inbox))
         try:
-            await connection.ask(
+            found = await connection.ask(
                 f"CONSUMER.CREATE.{self._stream.name}.{self._name}",
                 {"stream_name": self._stream.name, "config": config, "action": "create"},
             )
         except JetStreamError as error:
             raise refused(error, self._stream.name) from error
+        self.last = state.last
+        self.pending = int(found["num_pending"])
         self._broken = False
 
     def _end(self) -> None:
@@ -202,9 +220,15 @@ class Consumer:
             return
         self._expected += 1
         sequence = int(tokens[at])
+        self.pending = int(tokens[at + 3])
+        self._more = self.pending > 0
+        if sequence < self._next:
+            # A replica that lags behind begins where it is.
+            return
         self._next = sequence + 1
-        self._more = tokens[at + 3] != "0"
-        self._ready.append(Stored(sequence, message.subject, message.data, int(tokens[at + 2])))
+        self._ready.append(
+            Stored(sequence, message.subject, message.data, int(tokens[at + 2]), message.headers)
+        )
 
     def _take_status(self, status: str, message: Msg) -> None:
         if status in ("404", "408"):

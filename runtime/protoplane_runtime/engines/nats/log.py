@@ -12,9 +12,17 @@ from weakref import WeakSet
 
 from protoplane_base import Code, PlaneError
 from protoplane_runtime.engines.batches import Batch, Filter, Filters
-from protoplane_runtime.engines.interface import Event, EventId, Publication, Since, Start
+from protoplane_runtime.engines.interface import (
+    Event,
+    EventId,
+    LogStats,
+    Publication,
+    Since,
+    Start,
+)
 from protoplane_runtime.engines.keys import KeyMatcher, check_key, matcher
 from protoplane_runtime.engines.nats import payload
+from protoplane_runtime.engines.nats.administration import Administration
 from protoplane_runtime.engines.nats.connection import Connection
 from protoplane_runtime.engines.nats.feed import Feed
 from protoplane_runtime.engines.nats.passing import Passing
@@ -22,7 +30,7 @@ from protoplane_runtime.engines.nats.payload import EPHEMERAL_BITS
 from protoplane_runtime.engines.nats.publisher import Accepted, Publisher
 from protoplane_runtime.engines.nats.reader import Now, Reader
 from protoplane_runtime.engines.nats.settings import NatsSettings
-from protoplane_runtime.engines.nats.stream import State, Stream
+from protoplane_runtime.engines.nats.stream import Stream
 from protoplane_runtime.engines.nats.subjects import key_of, subject_of
 
 LINGER_S = 30.0
@@ -30,9 +38,6 @@ LINGER_S = 30.0
 
 _MAX_TYPE_LENGTH = 1024
 _OVERHEAD_BYTES = 4096
-_OPEN_TIMEOUT_S = 10.0
-_FIRST_RETRY_S = 0.1
-_LAST_RETRY_S = 2.0
 
 
 class NatsLog:
@@ -91,19 +96,63 @@ class NatsLog:
         settings = NatsSettings.parse(url)
         connection = await Connection.open(settings)
         try:
-            stream = Stream(connection, settings)
-            state = await _made(stream)
-            self = cls(connection, stream, settings)
-            self._passing.saw(state.epoch, state.last << EPHEMERAL_BITS)
-        except BaseException:
+            return await cls.on(connection, settings)
+        finally:
             await connection.close()
-            raise
+
+    @classmethod
+    async def on(cls, connection: Connection, settings: NatsSettings) -> Self:
+        """Open the log over a connection that others use too; see `open`."""
+        stream = Stream(connection, settings)
+        state = await stream.made()
+        self = cls(connection.share(), stream, settings)
+        self._passing.saw(state.epoch, state.last << EPHEMERAL_BITS)
         return self
 
     @property
     def last(self) -> EventId:
         """Id of the newest event that this process knows of; sequence 0 where there is none."""
         return EventId(self._passing.epoch, self._passing.sequence)
+
+    async def newest(self) -> EventId:
+        """Id of the newest durable event that the stream has.
+
+        Raises:
+            PlaneError: UNAVAILABLE where the engine is away.
+        """
+        await self._look_at_stream()
+        return self.last
+
+    @staticmethod
+    def is_durable(event_id: EventId) -> bool:
+        """Whether an id is that of a durable event."""
+        return event_id.sequence & ((1 << EPHEMERAL_BITS) - 1) == 0
+
+    async def stats(
+        self, expressions: Sequence[str] = ("**",), *, after: EventId | None = None
+    ) -> LogStats:
+        """What the stream keeps; see `EventLog.stats`.
+
+        Raises:
+            PlaneError: INVALID_ARGUMENT for a bad key expression, UNAVAILABLE where the server is
+                away.
+        """
+        return await Administration(self._connection, self._stream).stats(
+            matcher(expressions), after
+        )
+
+    async def purge(
+        self, expressions: Sequence[str], *, before: EventId | Since | None = None
+    ) -> int:
+        """Delete durable events; see `EventLog.purge`. Readers pass over them without a `Gap`.
+
+        Raises:
+            PlaneError: INVALID_ARGUMENT for a bad key expression, UNAVAILABLE where the server is
+                away.
+        """
+        return await Administration(self._connection, self._stream).purge(
+            matcher(expressions), before
+        )
 
     async def publish(
         self,
@@ -280,25 +329,6 @@ class NatsLog:
     async def _look_at_stream(self) -> None:
         state = await self._stream.state()
         self._passing.saw(state.epoch, state.last << EPHEMERAL_BITS)
-
-
-async def _made(stream: Stream) -> State:
-    # Right after a cluster started, JetStream has no leader for a while.
-    delay_s = _FIRST_RETRY_S
-    problem = PlaneError(Code.UNAVAILABLE, "JetStream does not answer")
-    try:
-        async with asyncio.timeout(_OPEN_TIMEOUT_S):
-            while True:
-                try:
-                    return await stream.open()
-                except PlaneError as error:
-                    if error.code is not Code.UNAVAILABLE:
-                        raise
-                    problem = error
-                await asyncio.sleep(delay_s)
-                delay_s = min(2 * delay_s, _LAST_RETRY_S)
-    except TimeoutError:
-        raise problem from None
 
 
 def _name(publication: Publication) -> str:

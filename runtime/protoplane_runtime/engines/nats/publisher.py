@@ -20,6 +20,7 @@ _SEQUENCE = re.compile(rb'"seq":\s*(\d+)')
 _SWEEP_S = 0.25
 _NO_RESPONDERS = "503"
 _UNAVAILABLE = 503
+_UNDER_WAY = 10158
 
 
 class Accepted(NamedTuple):
@@ -30,14 +31,20 @@ class Accepted(NamedTuple):
 
 
 class _Pending:
-    __slots__ = ("accepted", "data", "named", "reply", "sent", "subject", "until")
+    __slots__ = ("accepted", "data", "headers", "named", "reply", "sent", "subject", "until")
 
     def __init__(
-        self, subject: str, data: bytes, named: str, accepted: asyncio.Future[Accepted]
+        self,
+        subject: str,
+        data: bytes,
+        named: str,
+        headers: dict[str, str] | None,
+        accepted: asyncio.Future[Accepted],
     ) -> None:
         self.subject = subject
         self.data = data
         self.named = named
+        self.headers = headers
         self.accepted = accepted
         self.reply = ""
         self.sent = False
@@ -58,6 +65,8 @@ class Publisher:
         accepted: Called for each that was taken, with its subject and where it is, before whoever
             published it goes on.
         unheard: Called where no stream takes what was sent.
+        what: What is published, for errors.
+        where: Where it goes, for errors.
     """
 
     def __init__(
@@ -68,36 +77,44 @@ class Publisher:
         *,
         accepted: Callable[[str, Accepted], None],
         unheard: Callable[[], None],
+        what: str = "event",
+        where: str = "the event log",
     ) -> None:
         self._connection = connection
         self._stream = stream
         self._timeout_s = timeout_s
         self._accepted = accepted
         self._unheard = unheard
+        self._what = what
+        self._where = where
         self._pending: dict[str, _Pending] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
         self._closed = False
         connection.lost.append(self._lost)
 
-    async def publish(self, subject: str, data: bytes, named: str) -> Accepted:
+    async def publish(
+        self, subject: str, data: bytes, named: str, headers: dict[str, str] | None = None
+    ) -> Accepted:
         """Publish, and wait until it is in the stream; cancelling may leave it published.
 
         Args:
             subject: The subject.
             data: The message.
             named: What JetStream knows it by if it comes again; empty for nothing.
+            headers: Its headers.
 
         Raises:
             PlaneError: UNAVAILABLE where there was no acknowledgement in time, RESOURCE_EXHAUSTED
-                where the stream takes no more or too many wait.
+                where the stream takes no more or too many wait, ABORTED where the headers expect
+                another message before it.
         """
         if len(self._pending) >= MAX_WAITING:
             raise PlaneError(
                 Code.RESOURCE_EXHAUSTED,
                 f"{MAX_WAITING} publications of this process wait already; wait for some of them",
             )
-        pending = _Pending(subject, data, named, self._loop.create_future())
+        pending = _Pending(subject, data, named, headers, self._loop.create_future())
         pending.until = time.monotonic() + self._timeout_s
         pending.reply = self._connection.expect(self._answered)
         self._pending[pending.reply] = pending
@@ -121,14 +138,18 @@ class Publisher:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        if self._lost in self._connection.lost:
+            self._connection.lost.remove(self._lost)
         for pending in tuple(self._pending.values()):
-            self._fail(pending, PlaneError(Code.UNAVAILABLE, "the event log is closed"))
+            self._fail(pending, PlaneError(Code.UNAVAILABLE, f"{self._where} is closed"))
 
     def _send(self, pending: _Pending) -> None:
         # What would be sent now would lie in the client's buffer; it goes when there is a server.
         pending.sent = self._connection.connected
         if pending.sent:
-            self._connection.send(pending.subject, pending.data, pending.reply, pending.named)
+            self._connection.send(
+                pending.subject, pending.data, pending.reply, pending.named, pending.headers
+            )
 
     def _answered(self, message: Msg) -> None:
         pending = self._pending.get(message.subject)
@@ -152,6 +173,10 @@ class Publisher:
         error = JetStreamError(
             answer.get("err_code", 0), answer.get("code", 0), answer.get("description", "")
         )
+        if error.code == _UNDER_WAY:
+            # It came before, and most replicas do not have it yet.
+            pending.sent = False
+            return
         if error.status == _UNAVAILABLE and "maximum" not in error.description:
             plane = refused(error, self._stream)
             if plane.code is Code.UNAVAILABLE:
@@ -185,7 +210,7 @@ class Publisher:
                     pending,
                     PlaneError(
                         Code.UNAVAILABLE,
-                        f"the NATS stream {self._stream} did not take the event within "
+                        f"the NATS stream {self._stream} did not take the {self._what} within "
                         f"{self._timeout_s:g} s"
                         + ("" if connected else f" ({self._connection.why})")
                         + ("; it may be in the log or not" if pending.sent else ""),

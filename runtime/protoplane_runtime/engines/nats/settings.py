@@ -18,6 +18,9 @@ _SCHEMES = ("nats", "tls")
 class NatsSettings:
     """Which servers, which stream, and how long it keeps what.
 
+    The buckets of the state and of the instances have as many replicas as the stream; how long
+    events are kept is not for them.
+
     Attributes:
         servers: ``host:port`` of some servers of the cluster; the others are learnt from these.
         user: User name, where there is a password, otherwise a token; empty for none.
@@ -26,13 +29,14 @@ class NatsSettings:
         tls: Whom to trust and who one is; ``None`` for what the server wants.
         stream: Name of the stream, and first token of all subjects.
         domain: JetStream domain; empty for the server's own.
-        replicas: Servers that hold each durable event; ``None`` leaves a stream as it is, which is
+        replicas: Servers that hold what is to last; ``None`` leaves a stream as it is, which is
             1 in a new one.
         max_age_s: Seconds after which a durable event goes; 0 for never.
         max_events: Most durable events that are kept; 0 for any number.
         max_bytes: Most bytes that they may take; 0 for any number.
         duplicates_s: Seconds for which a `Publication` is known again.
-        publish_timeout_s: Seconds that a publication may take before it is UNAVAILABLE.
+        publish_timeout_s: Seconds that a publication or a change of the state may take before it is
+            UNAVAILABLE.
     """
 
     servers: tuple[str, ...]
@@ -85,6 +89,12 @@ class NatsSettings:
             duplicates_s=_number(url, asked, "duplicates_s"),
             publish_timeout_s=_number(url, asked, "publish_timeout_s") or 5.0,
         )
+        if "retain" in asked:
+            raise _wrong(
+                url,
+                "it has no rules of retention for single prefixes; 'max_age_s', 'max_events' and "
+                "'max_bytes' are for all events",
+            )
         if asked:
             raise _wrong(url, f"there is no setting {next(iter(asked))!r}")
         if settings.replicas is not None and not 1 <= settings.replicas <= 5:

@@ -1,8 +1,10 @@
-"""The JetStream stream that holds the durable events."""
+"""JetStream streams, and the one that holds the durable events."""
 
 from __future__ import annotations
 
+import asyncio
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
@@ -13,12 +15,18 @@ from protoplane_runtime.engines.nats.settings import NatsSettings
 
 _log = logging.getLogger("protoplane.engines")
 
-_NOT_FOUND = 10059
-_NO_MESSAGE = 10037
+NOT_FOUND = 10059
+NO_MESSAGE = 10037
 _NAME_TAKEN = 10058
 _REFUSED = (10023, 10028, 10047, 10077)
+_WRONG_LAST = (10071, 10164)
 
-_DUPLICATES_S = 120.0
+DUPLICATES_S = 120.0
+"""Seconds for which a stream knows a message again, where nobody says otherwise."""
+
+_OPEN_TIMEOUT_S = 10.0
+_FIRST_RETRY_S = 0.1
+_LAST_RETRY_S = 2.0
 
 
 class Newest(NamedTuple):
@@ -43,23 +51,32 @@ class State:
     last: int
 
 
-class Stream:
-    """The stream of an engine; get it ready with `open`.
+class JetStream:
+    """A stream of an engine, which is made where there is none; get it ready with `open`.
+
+    Args:
+        connection: The way to the server.
+        name: Its name.
+        config: Settings of a new one.
+        wanted: Settings that one which is there gets too.
 
     Attributes:
         name: Its name.
-        durable: Tokens before the key in the subjects of durable events.
-        passing: The same of ephemeral ones, which the stream does not hold.
         epoch: The microsecond in which it was made: another one after it was lost.
     """
 
-    def __init__(self, connection: Connection, settings: NatsSettings) -> None:
-        self.name = settings.stream
-        self.durable = f"{settings.stream}.log"
-        self.passing = f"{settings.stream}.now"
+    def __init__(
+        self,
+        connection: Connection,
+        name: str,
+        config: Mapping[str, Any],
+        wanted: Mapping[str, Any],
+    ) -> None:
+        self.name = name
         self.epoch = 0
         self._connection = connection
-        self._settings = settings
+        self._config = config
+        self._wanted = wanted
 
     async def open(self) -> State:
         """Make the stream where there is none, and give it what the settings ask for.
@@ -72,15 +89,37 @@ class Stream:
             try:
                 found = await self._connection.ask(f"STREAM.INFO.{self.name}")
             except JetStreamError as error:
-                if error.code != _NOT_FOUND:
+                if error.code != NOT_FOUND:
                     raise
                 found = await self._make()
-            wanted = {**found["config"], **self._wanted()}
+            wanted = {**found["config"], **self._wanted}
             if wanted != found["config"]:
                 found = await self._connection.ask(f"STREAM.UPDATE.{self.name}", wanted)
         except JetStreamError as error:
             raise self._refused(error) from error
         return self._state(found)
+
+    async def made(self) -> State:
+        """As `open`, but wait for a leader: a cluster that has just started has none for a while.
+
+        Raises:
+            PlaneError: As `open`.
+        """
+        delay_s = _FIRST_RETRY_S
+        problem = PlaneError(Code.UNAVAILABLE, "JetStream does not answer")
+        try:
+            async with asyncio.timeout(_OPEN_TIMEOUT_S):
+                while True:
+                    try:
+                        return await self.open()
+                    except PlaneError as error:
+                        if error.code is not Code.UNAVAILABLE:
+                            raise
+                        problem = error
+                    await asyncio.sleep(delay_s)
+                    delay_s = min(2 * delay_s, _LAST_RETRY_S)
+        except TimeoutError:
+            raise problem from None
 
     async def state(self) -> State:
         """What the stream holds, as its leader says; it is made anew where it was lost.
@@ -92,13 +131,72 @@ class Stream:
             try:
                 found = await self._connection.ask(f"STREAM.INFO.{self.name}")
             except JetStreamError as error:
-                if error.code != _NOT_FOUND:
+                if error.code != NOT_FOUND:
                     raise
                 _log.error("the NATS stream %s is lost; a new one begins", self.name)
                 found = await self._make()
         except JetStreamError as error:
             raise self._refused(error) from error
         return self._state(found)
+
+    async def _make(self) -> dict[str, Any]:
+        config = {"name": self.name, "num_replicas": 1, **self._config, **self._wanted}
+        # A window may be no longer than what is kept.
+        age = config.get("max_age", 0)
+        if age:
+            config["duplicate_window"] = min(config["duplicate_window"], age)
+        try:
+            return await self._connection.ask(f"STREAM.CREATE.{self.name}", config)
+        except JetStreamError as error:
+            if error.code != _NAME_TAKEN:
+                raise
+            # Somebody else makes it just now, with other settings.
+            return await self._connection.ask(f"STREAM.INFO.{self.name}")
+
+    def _state(self, found: dict[str, Any]) -> State:
+        state = found["state"]
+        self.epoch = parse_time(found["created"]) // 1_000
+        last = state["last_seq"]
+        first = state["first_seq"] if state["messages"] else last + 1
+        # Its numbers may begin anywhere.
+        if not state["messages"] and last == found["config"].get("first_seq", 1) - 1:
+            last = 0
+        return State(self.epoch, first, last)
+
+    def _refused(self, error: JetStreamError) -> PlaneError:
+        return refused(error, self.name)
+
+
+class Stream(JetStream):
+    """The stream that holds the durable events.
+
+    Attributes:
+        durable: Tokens before the key in the subjects of durable events.
+        passing: The same of ephemeral ones, which the stream does not hold.
+    """
+
+    def __init__(self, connection: Connection, settings: NatsSettings) -> None:
+        self.durable = f"{settings.stream}.log"
+        self.passing = f"{settings.stream}.now"
+        asked = {
+            "num_replicas": settings.replicas,
+            "max_age": None if settings.max_age_s is None else nanoseconds(settings.max_age_s),
+            "max_msgs": None if settings.max_events is None else settings.max_events or -1,
+            "max_bytes": None if settings.max_bytes is None else settings.max_bytes or -1,
+            "duplicate_window": (
+                None if settings.duplicates_s is None else nanoseconds(settings.duplicates_s)
+            ),
+        }
+        config = {
+            "subjects": [f"{self.durable}.>"],
+            "retention": "limits",
+            "discard": "old",
+            "storage": "file",
+            "duplicate_window": nanoseconds(DUPLICATES_S),
+            "description": "Durable events of Protoplane",
+        }
+        wanted = {name: value for name, value in asked.items() if value is not None}
+        super().__init__(connection, settings.stream, config, wanted)
 
     async def newest(self) -> Newest:
         """The newest message, as the leader says.
@@ -111,7 +209,7 @@ class Stream:
                 f"STREAM.MSG.GET.{self.name}", {"last_by_subj": f"{self.durable}.>"}
             )
         except JetStreamError as error:
-            if error.code not in (_NO_MESSAGE, _NOT_FOUND):
+            if error.code not in (NO_MESSAGE, NOT_FOUND):
                 raise self._refused(error) from error
             return Newest((await self.state()).last, "")
         message = found["message"]
@@ -142,53 +240,6 @@ class Stream:
         self._connection.delete_consumer(self.name, name)
         return int(found["delivered"]["stream_seq"])
 
-    async def _make(self) -> dict[str, Any]:
-        config = {
-            "name": self.name,
-            "subjects": [f"{self.durable}.>"],
-            "retention": "limits",
-            "discard": "old",
-            "storage": "file",
-            "num_replicas": 1,
-            "duplicate_window": _nanoseconds(_DUPLICATES_S),
-            "description": "Durable events of Protoplane",
-            **self._wanted(),
-        }
-        # A window may be no longer than what is kept.
-        age = config.get("max_age", 0)
-        if age:
-            config["duplicate_window"] = min(config["duplicate_window"], age)
-        try:
-            return await self._connection.ask(f"STREAM.CREATE.{self.name}", config)
-        except JetStreamError as error:
-            if error.code != _NAME_TAKEN:
-                raise
-            # Somebody else makes it just now, with other settings.
-            return await self._connection.ask(f"STREAM.INFO.{self.name}")
-
-    def _wanted(self) -> dict[str, Any]:
-        settings = self._settings
-        asked = {
-            "num_replicas": settings.replicas,
-            "max_age": None if settings.max_age_s is None else _nanoseconds(settings.max_age_s),
-            "max_msgs": None if settings.max_events is None else settings.max_events or -1,
-            "max_bytes": None if settings.max_bytes is None else settings.max_bytes or -1,
-            "duplicate_window": (
-                None if settings.duplicates_s is None else _nanoseconds(settings.duplicates_s)
-            ),
-        }
-        return {name: value for name, value in asked.items() if value is not None}
-
-    def _state(self, found: dict[str, Any]) -> State:
-        state = found["state"]
-        self.epoch = _microseconds(found["created"])
-        last = state["last_seq"]
-        first = state["first_seq"] if state["messages"] else last + 1
-        return State(self.epoch, first, last)
-
-    def _refused(self, error: JetStreamError) -> PlaneError:
-        return refused(error, self.name)
-
 
 def refused(error: JetStreamError, stream: str) -> PlaneError:
     """The error that JetStream's stands for."""
@@ -198,6 +249,8 @@ def refused(error: JetStreamError, stream: str) -> PlaneError:
             f"the NATS stream {stream} takes no more: {error.description}; keep less by max_age_s, "
             "max_events or max_bytes, or give JetStream more",
         )
+    if error.code in _WRONG_LAST:
+        return PlaneError(Code.ABORTED, f"the NATS stream {stream}: {error.description}")
     if error.status == 503:
         return PlaneError(Code.UNAVAILABLE, f"the NATS stream {stream}: {error.description}")
     return PlaneError(
@@ -219,12 +272,14 @@ def consumer_config(name: str, subjects: tuple[str, ...]) -> dict[str, Any]:
     }
 
 
-def _nanoseconds(seconds: float) -> int:
+def nanoseconds(seconds: float) -> int:
+    """Seconds as the whole nanoseconds that JetStream wants."""
     return int(seconds * 1_000_000_000)
 
 
-def _microseconds(text: str) -> int:
+def parse_time(text: str) -> int:
+    """Nanoseconds since 1970 of a time as JetStream writes it."""
     # RFC 3339 with nanoseconds, which datetime does not read: 2026-11-20T17:21:21.045655534Z.
     day, _, rest = text.removesuffix("Z").partition(".")
     whole = int(datetime.fromisoformat(day).replace(tzinfo=UTC).timestamp())
-    return whole * 1_000_000 + int((rest + "000000")[:6])
+    return whole * 1_000_000_000 + int((rest + "000000000")[:9])

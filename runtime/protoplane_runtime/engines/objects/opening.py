@@ -10,6 +10,7 @@ from protoplane_base import Code, MissingExtraError, PlaneError
 from protoplane_runtime.engines.folders import default_folder
 from protoplane_runtime.engines.objects.interface import ObjectStore
 from protoplane_runtime.engines.objects.memory import MemoryObjects
+from protoplane_runtime.engines.retention import split
 
 DEFAULT_URL = "local:"
 """The store where none is named."""
@@ -43,11 +44,12 @@ async def open_object_store(url: str = DEFAULT_URL) -> ObjectStore:
     """
     scheme, colon, rest = url.partition(":")
     if colon and scheme == "memory":
-        if rest:
+        # An engine's URL does as well, and its rules are for events.
+        if split(rest)[0]:
             raise PlaneError(Code.INVALID_ARGUMENT, f"memory: takes nothing more, not {rest!r}")
         return MemoryObjects()
     if colon and scheme == "local":
-        return await _open_folder(_folder(rest))
+        return await _open_folder(_folder(split(rest)[0]))
     if colon and scheme == "file":
         parts = urlsplit(url)
         path = Path(unquote(parts.path))

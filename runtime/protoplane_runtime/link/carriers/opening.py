@@ -3,7 +3,7 @@
 An address is ``link+<carrier>:`` and what that carrier needs: ``link+unix:/run/x.sock``,
 ``link+tcp://host:port``, ``link+tls://host:port``, ``link+grpc://host:port``,
 ``link+grpcs://host:port``, ``link+http://host:port``, ``link+https://host:port``,
-``link+zmq://host:port`` and ``link+nats://server:port/subject``.
+``link+zmq://host:port``, ``link+nats://server:port/subject`` and ``link+zenoh:name``.
 """
 
 from __future__ import annotations
@@ -54,6 +54,7 @@ _MODULES = {
     "https": "http",
     "zmq": "zeromq",
     "nats": "nats",
+    "zenoh": "zenoh",
 }
 _DOORS = frozenset({"grpc", "grpcs", "http", "https"})
 
@@ -98,8 +99,8 @@ def _module(address: str) -> Any:
         raise PlaneError(
             Code.INVALID_ARGUMENT,
             f"{address!r} is no link's address; they begin with link+unix:, link+tcp://, "
-            "link+tls://, link+grpc://, link+grpcs://, link+http://, link+https://, link+zmq:// "
-            "or link+nats://",
+            "link+tls://, link+grpc://, link+grpcs://, link+http://, link+https://, "
+            "link+zmq://, link+nats:// or link+zenoh:",
         )
     # Only the carriers that are used are imported: each brings its own libraries.
     return import_module(f"protoplane_runtime.link.carriers.{name}")

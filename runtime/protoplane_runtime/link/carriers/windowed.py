@@ -1,4 +1,4 @@
-"""What the carriers over message queues share: ZeroMQ and NATS.
+"""What the carriers over message queues share: ZeroMQ, NATS and Zenoh.
 
 A queue hides from each end whether the other one keeps up, has closed or is gone. So these carriers
 say it themselves, with a few messages beside those that carry the link's bytes:

@@ -14,7 +14,11 @@ CARRIERS = "protoplane_runtime.link.carriers."
 
 @pytest.mark.parametrize(
     ("extra", "modules"),
-    [("zmq", ["zeromq", "zeromq_keys"]), ("nats", ["nats", "nats_broker"])],
+    [
+        ("zmq", ["zeromq", "zeromq_keys"]),
+        ("nats", ["nats", "nats_broker"]),
+        ("zenoh", ["zenoh", "zenoh_session", "zenoh_thread", "zenoh_address"]),
+    ],
 )
 def test_the_extra_is_named(
     monkeypatch: pytest.MonkeyPatch, extra: str, modules: list[str]

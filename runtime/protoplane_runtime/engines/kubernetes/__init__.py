@@ -1,0 +1,1 @@
+"""Discovery from what Kubernetes knows: the EndpointSlices of its Services."""
