@@ -123,7 +123,18 @@ def free_port() -> int:
 
 @pytest.mark.codegen
 @pytest.mark.parametrize(
-    "page", ["README", "docs/schemas-and-codegen", "docs/serving", "docs/clients", "docs/link"]
+    "page",
+    [
+        "README",
+        "docs/schemas-and-codegen",
+        "docs/serving",
+        "docs/event-streams",
+        "docs/events",
+        "docs/planes",
+        "docs/clients",
+        "docs/link",
+        "docs/backends",
+    ],
 )
 def test_every_example_of_a_page_works(page: str, tmp_path: Path) -> None:
     reader = Reader(tmp_path)

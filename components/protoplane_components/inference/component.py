@@ -1,0 +1,305 @@
+"""The component, as a user would write it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, aclosing
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Self
+
+from protoplane.inference.v1 import (
+    Embedding,
+    EmbedRequest,
+    EmbedResponse,
+    GenerateRequest,
+    GenerateResponse,
+    InferenceService,
+    InferRequest,
+    InferResponse,
+    ListModelsRequest,
+    ListModelsResponse,
+    LoadModelRequest,
+    LoadModelResponse,
+    ModelStatusRequest,
+    ModelStatusResponse,
+    UnloadModelRequest,
+    UnloadModelResponse,
+)
+from protoplane_base import Code, PlaneError
+from protoplane_components.inference.conversion import (
+    model_of,
+    prompt_of,
+    response_of,
+    sampling_of,
+    sequence_of,
+    stats_of,
+    tensors_in,
+    tensors_out,
+    usage_of,
+)
+from protoplane_components.inference.progress import Progress
+from protoplane_components.inference.sources import ModelFiles
+from protoplane_components.inference.status import ModelStatusBoard
+from protoplane_runtime.engines.objects.opening import open_object_store
+from protoplane_server import Context, Host, Hosted
+from protoplane_server.backends.batch_metrics import BatchMetrics
+from protoplane_server.backends.batched import BatchedBackend
+from protoplane_server.backends.batcher import BatcherOptions
+from protoplane_server.backends.interface import (
+    Backend,
+    BackendContext,
+    Capability,
+    ModelMetadata,
+    ModelSource,
+    ModelState,
+)
+from protoplane_server.backends.opening import open_backend
+
+MODELS = "PROTOPLANE_MODELS"
+"""The environment variable that names the folder of model files."""
+
+
+class Inference(InferenceService):
+    """Answers with the models of a backend.
+
+    Args:
+        backend: What runs them, or its URL; by default that of ``$PROTOPLANE_BACKEND``, else
+            ``embedded:``. The component starts and stops it.
+        models: Folder with model files; by default ``$PROTOPLANE_MODELS``.
+        batching: How `Infer` gathers requests, for backends that gain from it; ``None`` for not
+            at all.
+    """
+
+    def __init__(
+        self,
+        backend: Backend | str | None = None,
+        *,
+        models: Path | None = None,
+        batching: BatcherOptions | None = BatcherOptions(),  # noqa: B008  # frozen
+    ) -> None:
+        opened = open_backend(backend) if backend is None or isinstance(backend, str) else backend
+        self._opened: Backend = opened
+        self._batched = BatchedBackend(opened, batching) if batching is not None else None
+        self._backend: Backend = self._batched or opened
+        named = os.environ.get(MODELS)
+        self._folder = models or (Path(named) if named else None)
+        self._host: Host | None = None
+        self._board: ModelStatusBoard | None = None
+        self._files: ModelFiles | None = None
+        self._changing = asyncio.Lock()
+        self._failed: dict[str, str] = {}
+        self._stack = AsyncExitStack()
+
+    @property
+    def backend(self) -> Backend:
+        """What runs the models, with the batchers before it."""
+        return self._backend
+
+    def hosted(self, host: Host) -> None:
+        """Remember the server, for the status of models, their files and metrics."""
+        self._host = host
+        self._board = ModelStatusBoard(host)
+        if self._batched is not None:
+            host.metrics.register(BatchMetrics(self._batched.batch_stats))
+        if isinstance(self._opened, Hosted):
+            self._opened.hosted(host)
+
+    async def __aenter__(self) -> Self:
+        kept = Path(self._stack.enter_context(TemporaryDirectory(prefix="protoplane-models-")))
+        opens = open_object_store if self._host is None else self._host.open_objects
+        self._files = ModelFiles(self._folder, opens, kept)
+        try:
+            self._stack.push_async_callback(self._backend.stop)
+            await self._backend.start()
+            await self._backend.warm_up()
+            for model in await self._backend.list():
+                if model.state is ModelState.LOADED:
+                    await self._tell(model.name, ModelState.LOADED, version=model.version)
+        except BaseException:
+            await self._stack.aclose()
+            raise
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        try:
+            if self._board is not None:
+                for model in await self._backend.list():
+                    if model.state is ModelState.LOADED:
+                        await self._board.keep(model.name, ModelState.UNLOADED, model.version)
+        except PlaneError:
+            # A backend that is away has told nobody what it has; there is nothing to take back.
+            pass
+        finally:
+            await self._stack.aclose()
+
+    async def generate(
+        self, request: GenerateRequest, ctx: Context
+    ) -> AsyncIterator[GenerateResponse]:
+        """Stream what a model writes."""
+        prompt, sampling = prompt_of(request), sampling_of(request.sampling)
+        model = request.model or await self._first(Capability.GENERATE)
+        chunks = self._backend.generate(
+            model, prompt, sampling, BackendContext.of(ctx, priority=request.priority)
+        )
+        progress = Progress(ctx, model, wanted=request.progress)
+        async with progress, aclosing(chunks):
+            index = 0
+            async for chunk in chunks:
+                yield response_of(chunk, index, model)
+                index += 1
+                await progress.written(len(chunk.tokens))
+
+    async def embed(self, request: EmbedRequest, ctx: Context) -> EmbedResponse:
+        """Give a vector for each text."""
+        model = request.model or await self._first(Capability.EMBED)
+        made = await self._backend.embed(
+            model, request.texts, BackendContext.of(ctx, priority=request.priority)
+        )
+        return EmbedResponse(
+            embeddings=[Embedding(values=vector) for vector in made.vectors.tolist()],
+            usage=usage_of(made.usage),
+            model=model,
+        )
+
+    async def infer(self, request: InferRequest, ctx: Context) -> InferResponse:
+        """Run a model once, together with other requests where it takes batches."""
+        outputs = await self._backend.infer(
+            _named(request.model),
+            tensors_in(request.inputs),
+            BackendContext.of(
+                ctx, priority=request.priority, sequence=sequence_of(request.sequence)
+            ),
+            version=request.version,
+            outputs=request.outputs,
+        )
+        return InferResponse(
+            model=request.model, version=request.version, outputs=tensors_out(outputs)
+        )
+
+    async def infer_stream(
+        self, request: InferRequest, ctx: Context
+    ) -> AsyncIterator[InferResponse]:
+        """Run a model that gives any number of results."""
+        results = self._backend.stream(
+            _named(request.model),
+            tensors_in(request.inputs),
+            BackendContext.of(
+                ctx, priority=request.priority, sequence=sequence_of(request.sequence)
+            ),
+            version=request.version,
+            outputs=request.outputs,
+        )
+        async with aclosing(results):
+            async for outputs in results:
+                yield InferResponse(
+                    model=request.model, version=request.version, outputs=tensors_out(outputs)
+                )
+
+    async def list_models(self, request: ListModelsRequest, ctx: Context) -> ListModelsResponse:
+        """Tell which models there are."""
+        found = [self._with_failure(model) for model in await self._backend.list()]
+        found += [
+            _unknown_failure(model, reason)
+            for model, reason in self._failed.items()
+            if all(model != each.name for each in found)
+        ]
+        if request.ready:
+            found = [model for model in found if model.state is ModelState.LOADED]
+        return ListModelsResponse(
+            models=[model_of(model) for model in sorted(found, key=lambda model: model.name)]
+        )
+
+    async def model_status(self, request: ModelStatusRequest, ctx: Context) -> ModelStatusResponse:
+        """Tell all about one model."""
+        name = _named(request.model)
+        try:
+            metadata = await self._backend.metadata(name)
+        except PlaneError as error:
+            if error.code is not Code.NOT_FOUND or name not in self._failed:
+                raise
+            return ModelStatusResponse(model=model_of(_unknown_failure(name, self._failed[name])))
+        stats = await self._backend.stats(name)
+        return ModelStatusResponse(
+            model=model_of(self._with_failure(metadata)), stats=stats_of(stats)
+        )
+
+    async def load_model(self, request: LoadModelRequest, ctx: Context) -> LoadModelResponse:
+        """Load a model, and tell the planes how it goes."""
+        name = _named(request.model)
+        async with self._changing:
+            await self._tell(name, ModelState.LOADING)
+            try:
+                assert self._files is not None
+                path = await self._files.find(name, request.source)
+                metadata = await self._backend.load(
+                    name, ModelSource(path, dict(request.parameters))
+                )
+            except BaseException as error:
+                await self._load_failed(name, error)
+                raise
+            self._failed.pop(name, None)
+            await self._tell(name, ModelState.LOADED, version=metadata.version)
+        return LoadModelResponse(model=model_of(metadata))
+
+    async def unload_model(self, request: UnloadModelRequest, ctx: Context) -> UnloadModelResponse:
+        """Unload a model, and tell the planes."""
+        name = _named(request.model)
+        async with self._changing:
+            before = await self._backend.metadata(name)
+            await self._tell(name, ModelState.UNLOADING, version=before.version)
+            try:
+                await self._backend.unload(name)
+            except PlaneError:
+                await self._tell(name, before.state, version=before.version)
+                raise
+            self._failed.pop(name, None)
+            await self._tell(name, ModelState.UNLOADED, version=before.version)
+            metadata = await self._backend.metadata(name)
+        return UnloadModelResponse(model=model_of(metadata))
+
+    async def _first(self, capability: Capability) -> str:
+        for model in await self._backend.list():
+            if capability in model.capabilities and model.state is ModelState.LOADED:
+                return model.name
+        raise PlaneError(
+            Code.FAILED_PRECONDITION, f"no model that can {capability} is loaded; load one"
+        )
+
+    async def _load_failed(self, name: str, error: BaseException) -> None:
+        reason = error.message if isinstance(error, PlaneError) else type(error).__name__
+        await self._tell(name, ModelState.FAILED, reason=reason)
+        if await self._backend.ready(name):
+            # It stays as it was before.
+            await self._tell(name, ModelState.LOADED)
+        elif name in self._failed or len(self._failed) < _MAX_FAILED:
+            self._failed[name] = reason
+
+    def _with_failure(self, model: ModelMetadata) -> ModelMetadata:
+        reason = self._failed.get(model.name)
+        if reason is None or model.state is ModelState.LOADED:
+            return model
+        return replace(model, state=ModelState.FAILED, reason=reason)
+
+    async def _tell(
+        self, model: str, state: ModelState, *, version: str = "", reason: str = ""
+    ) -> None:
+        if self._board is not None:
+            await self._board.tell(model, state, version=version, reason=reason)
+
+
+_MAX_FAILED = 1000
+"""Most models that could not be loaded and are remembered."""
+
+
+def _named(model: str) -> str:
+    if not model:
+        raise PlaneError(Code.INVALID_ARGUMENT, "model is empty; ListModels says which there are")
+    return model
+
+
+def _unknown_failure(model: str, reason: str) -> ModelMetadata:
+    return ModelMetadata(model, "", frozenset(), ModelState.FAILED, reason)
