@@ -12,8 +12,9 @@ from protoplane_base import Code, PlaneError
 from protoplane_client.backoff import Backoff
 from protoplane_runtime.link.errors import UnsentError
 
-CALLER_ERRORS = frozenset(
+HEALTHY_ERRORS = frozenset(
     {
+        Code.ABORTED,
         Code.CANCELLED,
         Code.INVALID_ARGUMENT,
         Code.NOT_FOUND,
@@ -21,11 +22,13 @@ CALLER_ERRORS = frozenset(
         Code.PERMISSION_DENIED,
         Code.FAILED_PRECONDITION,
         Code.OUT_OF_RANGE,
+        Code.RESOURCE_EXHAUSTED,
         Code.UNIMPLEMENTED,
         Code.UNAUTHENTICATED,
     }
 )
-"""Errors that a healthy instance answers with, because of what it was asked."""
+"""Errors that a healthy instance answers with: because of what it was asked, or because it has all
+that it can do, which balancing and its hint when to retry see to."""
 
 
 class BreakerState(Enum):
@@ -72,8 +75,8 @@ class Breaker:
     ended. The number tells calls apart that began before the breaker last moved: how those end
     says nothing any more.
 
-    The caller's own errors (`CALLER_ERRORS`) count as successes. An `UnsentError` counts as
-    nothing: no handler saw the call, and the state of the connection tells of it.
+    What a healthy instance answers with (`HEALTHY_ERRORS`) counts as a success. An `UnsentError`
+    counts as nothing: no handler saw the call, and the state of the connection tells of it.
 
     Source: Nygard, Release It!, "Circuit Breaker".
 
@@ -152,7 +155,7 @@ class Breaker:
         """A call ended, with its answer or with an error."""
         if number != self._generation:
             return
-        if error is None or error.code in CALLER_ERRORS:
+        if error is None or error.code in HEALTHY_ERRORS:
             self._calls += 1
             self._consecutive = 0
             if self._state is not _CLOSED:

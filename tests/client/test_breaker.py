@@ -7,7 +7,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from protoplane_base import Code, PlaneError
-from protoplane_client.breaker import CALLER_ERRORS, Breaker, BreakerPolicy, BreakerState
+from protoplane_client.breaker import HEALTHY_ERRORS, Breaker, BreakerPolicy, BreakerState
 from protoplane_runtime.link.errors import UnsentError
 
 DOWN = PlaneError(Code.UNAVAILABLE, "down")
@@ -95,7 +95,7 @@ def test_opens_exactly_when_the_window_says_so(failed: list[bool]) -> None:
             return
 
 
-@pytest.mark.parametrize("code", sorted(CALLER_ERRORS))
+@pytest.mark.parametrize("code", sorted(HEALTHY_ERRORS))
 def test_errors_of_the_caller_are_successes(code: Code) -> None:
     breaker = Breaker()
     for _ in range(4):
