@@ -118,6 +118,13 @@ $(VENV_PB7)/.installed: pyproject.toml constraints.txt Makefile
 demo: install ## Serve a small captioner here, call it in three ways, and leave it up to be tried
 	@$(BIN)/protoplane demo
 
+# For some of its models only: make triton TRITON_MODELS='add tokens'
+TRITON_MODELS ?=
+
+.PHONY: triton
+triton: install ## Start a real Triton on the processor, with the models of the tests, until Ctrl-C
+	@$(BIN)/python -m tests.triton_server $(TRITON_MODELS)
+
 .PHONY: fuzz
 fuzz: install ## Look for bytes that break the frame parser, for a minute
 	@mkdir -p $(BUILD)/fuzz-corpus
@@ -125,6 +132,13 @@ fuzz: install ## Look for bytes that break the frame parser, for a minute
 
 # The other modules in bench/ are parts of these.
 BENCHES := codec doors cancellation request_plane events backends
+
+.PHONY: soak
+soak: install ## Kill publishers, subscribers and NATS at random, three minutes for each engine
+	$(call heading,soak of local:)
+	@$(BIN)/python -m tests.faults.soak --engine local:
+	$(call heading,soak of nats:)
+	@$(BIN)/python -m tests.faults.soak --engine nats:
 
 .PHONY: bench
 bench: install ## Run the benchmarks
@@ -148,5 +162,5 @@ constraints: ## Look up the newest versions that fit together and write constrai
 
 .PHONY: clean
 clean: ## Remove environments, caches and builds
-	rm -rf $(VENV) $(VENV_PB7) $(BUILD) dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(VENV_PB7) .venv-triton $(BUILD) dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +

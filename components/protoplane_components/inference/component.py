@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import replace
 from pathlib import Path
@@ -229,25 +229,51 @@ class Inference(InferenceService):
 
     async def load_model(self, request: LoadModelRequest, ctx: Context) -> LoadModelResponse:
         """Load a model, and tell the planes how it goes."""
-        name = _named(request.model)
+        metadata = await self.load(
+            request.model, source=request.source, parameters=request.parameters
+        )
+        return LoadModelResponse(model=model_of(metadata))
+
+    async def unload_model(self, request: UnloadModelRequest, ctx: Context) -> UnloadModelResponse:
+        """Unload a model, and tell the planes."""
+        await self.unload(request.model)
+        metadata = await self._backend.metadata(request.model)
+        return UnloadModelResponse(model=model_of(metadata))
+
+    async def load(
+        self, model: str, *, source: str = "", parameters: Mapping[str, str] | None = None
+    ) -> ModelMetadata:
+        """Load a model, and tell the planes how it goes.
+
+        Args:
+            model: Its name.
+            source: Where its files are, see ``LoadModelRequest``; by its name where empty.
+            parameters: Settings of the backend.
+
+        Raises:
+            PlaneError: See `protoplane_server.backends.interface.Backend.load`.
+        """
+        name = _named(model)
         async with self._changing:
             await self._tell(name, ModelState.LOADING)
             try:
                 assert self._files is not None
-                path = await self._files.find(name, request.source)
-                metadata = await self._backend.load(
-                    name, ModelSource(path, dict(request.parameters))
-                )
+                path = await self._files.find(name, source)
+                metadata = await self._backend.load(name, ModelSource(path, dict(parameters or {})))
             except BaseException as error:
                 await self._load_failed(name, error)
                 raise
             self._failed.pop(name, None)
             await self._tell(name, ModelState.LOADED, version=metadata.version)
-        return LoadModelResponse(model=model_of(metadata))
+        return metadata
 
-    async def unload_model(self, request: UnloadModelRequest, ctx: Context) -> UnloadModelResponse:
-        """Unload a model, and tell the planes."""
-        name = _named(request.model)
+    async def unload(self, model: str) -> None:
+        """Unload a model, and tell the planes.
+
+        Raises:
+            PlaneError: See `protoplane_server.backends.interface.Backend.unload`.
+        """
+        name = _named(model)
         async with self._changing:
             before = await self._backend.metadata(name)
             await self._tell(name, ModelState.UNLOADING, version=before.version)
@@ -258,8 +284,6 @@ class Inference(InferenceService):
                 raise
             self._failed.pop(name, None)
             await self._tell(name, ModelState.UNLOADED, version=before.version)
-            metadata = await self._backend.metadata(name)
-        return UnloadModelResponse(model=model_of(metadata))
 
     async def _first(self, capability: Capability) -> str:
         for model in await self._backend.list():

@@ -21,10 +21,22 @@ DEFAULT_URL = "embedded:"
 # Where the `BackendDriver` of a scheme is; imported when it is asked for, as it may need an extra.
 _DRIVERS = {
     "embedded": "protoplane_server.backends.embedded.opening",
+    "openai": "protoplane_server.backends.openai.opening",
     "triton": "protoplane_server.backends.triton.opening",
+    "torch": "protoplane_server.backends.torch.opening",
 }
 # The extra that brings what a driver imports, by the name of the import.
-_EXTRAS = {"numpy": "inference", "threadpoolctl": "inference", "tritonclient": "triton"}
+_EXTRAS = {
+    "numpy": "inference",
+    "safetensors": "torch",
+    "tokenizers": "torch",
+    "torch": "torch",
+    "xxhash": "torch",
+    "threadpoolctl": "inference",
+    "tritonclient": "triton",
+    "openai": "openai",
+    "httpx2": "openai",
+}
 
 
 def open_backend(url: str | None = None) -> Backend:
@@ -32,7 +44,8 @@ def open_backend(url: str | None = None) -> Backend:
 
     Args:
         url: ``embedded:`` for the toy models that ship with Protoplane, ``triton://host:port`` for
-            a Triton Inference Server. Absent, it is that of
+            a Triton Inference Server, ``openai:http://host:port/v1`` for vLLM, llama.cpp and other
+            servers of OpenAI's API. Absent, it is that of
             ``$PROTOPLANE_BACKEND``, else ``embedded:``.
 
     Raises:

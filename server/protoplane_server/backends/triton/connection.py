@@ -1,0 +1,157 @@
+"""The connection to Triton: one long-lived channel, and the calls that are open on it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import AsyncGenerator, Generator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import grpc.aio
+
+from protoplane_base import Code, PlaneError
+from protoplane_server.backends.triton.errors import error_of_call
+from protoplane_server.backends.triton.schema import SERVICE, messages
+from protoplane_server.backends.triton.settings import TritonSettings
+
+_OPTIONS: list[tuple[str, Any]] = [
+    ("grpc.max_send_message_length", -1),
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    # One that comes back is to be found soon.
+    ("grpc.max_reconnect_backoff_ms", 1000),
+    ("grpc.use_local_subchannel_pool", 1),
+]
+
+
+class OpenCall:
+    """An rpc that is open; `end` ends it from outside."""
+
+    __slots__ = ("call", "why")
+
+    def __init__(self, call: Any) -> None:
+        self.call = call
+        self.why: PlaneError | None = None
+
+    def end(self, why: PlaneError) -> None:
+        """Let who waits for it have this error."""
+        self.why = why
+        self.call.cancel()
+
+
+class Connection:
+    """Speaks to one Triton; belongs to one event loop.
+
+    Args:
+        settings: Where it is.
+
+    Attributes:
+        address: Where it is.
+    """
+
+    def __init__(self, settings: TritonSettings) -> None:
+        self.address = settings.address
+        if settings.tls is None:
+            self._channel = grpc.aio.insecure_channel(settings.address, _OPTIONS)
+        else:
+            credentials = settings.tls.grpc_credentials()
+            self._channel = grpc.aio.secure_channel(settings.address, credentials, _OPTIONS)
+        self._methods: dict[str, Any] = {}
+        self._infer: Any = self._method("ModelInfer")
+        self._stream: Any = self._channel.stream_stream(
+            f"{SERVICE}/ModelStreamInfer",
+            messages.ModelInferRequest.SerializeToString,
+            messages.ModelStreamInferResponse.FromString,
+        )
+        self._open: defaultdict[str, set[OpenCall]] = defaultdict(set)
+
+    async def ask(self, method: str, timeout_s: float, **fields: Any) -> Any:
+        """Call a method of Triton that is about itself or its models.
+
+        Args:
+            method: Its name; its messages are called after it.
+            timeout_s: How long it may take.
+            **fields: Those of its request.
+
+        Raises:
+            PlaneError: What Triton says, or UNAVAILABLE where it is away.
+        """
+        call = self._methods.get(method)
+        if call is None:
+            call = self._methods[method] = self._method(method)
+        request = getattr(messages, f"{method}Request")(**fields)
+        try:
+            return await call(request, timeout=timeout_s)
+        except grpc.aio.AioRpcError as error:
+            raise error_of_call(error, self.address) from error
+
+    async def infer(
+        self, model: str, request: Any, timeout_s: float, metadata: Sequence[tuple[str, str]]
+    ) -> Any:
+        """One message there, one back; cancelling takes it back from Triton too.
+
+        Raises:
+            PlaneError: See `ask`, and that of `end`.
+        """
+        call = self._infer(request, timeout=timeout_s, metadata=metadata)
+        with self._opened(model, call):
+            return await call
+
+    async def stream(
+        self, model: str, request: Any, timeout_s: float, metadata: Sequence[tuple[str, str]]
+    ) -> AsyncGenerator[Any, None]:
+        """One message there, any number back, each a ``ModelStreamInferResponse``.
+
+        Closing it takes the request back from Triton.
+
+        Raises:
+            PlaneError: See `infer`.
+        """
+        call = self._stream(_once(request), timeout=timeout_s, metadata=metadata)
+        with self._opened(model, call):
+            async for answer in call:
+                yield answer
+
+    def end(self, why: PlaneError, model: str | None = None) -> None:
+        """End the requests to a model, or to all of them, with this error."""
+        of_models = [*self._open.values()] if model is None else [self._open.get(model, set())]
+        for entry in [entry for entries in of_models for entry in entries]:
+            entry.end(why)
+
+    async def close(self) -> None:
+        """End what is open, and the connection."""
+        self.end(PlaneError(Code.UNAVAILABLE, "the backend was stopped"))
+        await self._channel.close()
+
+    def _method(self, method: str) -> Any:
+        request = getattr(messages, f"{method}Request")
+        response = getattr(messages, f"{method}Response")
+        return self._channel.unary_unary(
+            f"{SERVICE}/{method}", request.SerializeToString, response.FromString
+        )
+
+    @contextmanager
+    def _opened(self, model: str, call: Any) -> Generator[None]:
+        entry = OpenCall(call)
+        entries = self._open[model]
+        entries.add(entry)
+        try:
+            yield
+        except grpc.aio.AioRpcError as error:
+            raise error_of_call(error, self.address) from error
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if entry.why is None or (task is not None and task.cancelling()):
+                raise
+            raise entry.why from None
+        finally:
+            # Whatever ended it here, nothing of it is to go on there.
+            call.cancel()
+            entries.discard(entry)
+            if not entries and self._open.get(model) is entries:
+                del self._open[model]
+
+
+async def _once(request: Any) -> Any:
+    yield request

@@ -1,0 +1,60 @@
+"""A folder with a model as it lies in Triton's repository, as parameters of a load."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from google.protobuf import json_format, text_format
+
+from protoplane_base import Code, PlaneError
+from protoplane_server.backends.triton.schema import config_messages, messages
+
+CONFIG = "config.pbtxt"
+
+
+def load_parameters(path: Path) -> dict[str, Any]:
+    """Parameters that bring a model's configuration and files with them; reads from disk.
+
+    Args:
+        path: A folder with ``config.pbtxt`` and a folder for each version.
+
+    Raises:
+        PlaneError: INVALID_ARGUMENT; the folder holds no model.
+    """
+    try:
+        config = config_messages.ModelConfig()
+        text_format.Parse((path / CONFIG).read_text(), config)
+        files = sorted(each for each in path.rglob("*") if each.is_file() and each.name != CONFIG)
+        parameters = {"config": _parameter(string_param=json_format.MessageToJson(config))}
+        for file in files:
+            relative = file.relative_to(path)
+            if "__pycache__" not in relative.parts:
+                name = f"file:{relative.as_posix()}"
+                parameters[name] = _parameter(bytes_param=file.read_bytes())
+    except (OSError, UnicodeDecodeError, text_format.ParseError) as error:
+        raise PlaneError(
+            Code.INVALID_ARGUMENT,
+            f"{path.name!r} holds no model of Triton, which is a folder with {CONFIG} and a "
+            f"folder for each version: {error}",
+        ) from error
+    return parameters
+
+
+def _parameter(**value: Any) -> Any:
+    return messages.ModelRepositoryParameter(**value)
+
+
+def as_parameters(settings: dict[str, str]) -> dict[str, Any]:
+    """Settings of a load, of which Triton has one: ``config``, a configuration as JSON.
+
+    Raises:
+        PlaneError: INVALID_ARGUMENT for another.
+    """
+    for name in settings:
+        if name != "config":
+            raise PlaneError(
+                Code.INVALID_ARGUMENT,
+                f"parameter {name!r} is unknown; Triton takes 'config', the configuration as JSON",
+            )
+    return {name: _parameter(string_param=value) for name, value in settings.items()}
