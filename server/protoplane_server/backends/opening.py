@@ -45,8 +45,8 @@ def open_backend(url: str | None = None) -> Backend:
     Args:
         url: ``embedded:`` for the toy models that ship with Protoplane, ``triton://host:port`` for
             a Triton Inference Server, ``openai:http://host:port/v1`` for vLLM, llama.cpp and other
-            servers of OpenAI's API. Absent, it is that of
-            ``$PROTOPLANE_BACKEND``, else ``embedded:``.
+            servers of OpenAI's API, ``torch:folder`` for a Llama in this process. Absent, it is
+            that of ``$PROTOPLANE_BACKEND``, else ``embedded:``.
 
     Raises:
         PlaneError: INVALID_ARGUMENT for a URL of another kind.

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from protoplane_base import Code, PlaneError
 from protoplane_server.backends.embedded.gru import Floats, Indexes
-from protoplane_server.backends.embedded.vocabulary import SIZE, unknown
+from protoplane_server.backends.embedded.vocabulary import SIZE
 from protoplane_server.backends.interface import Sampling
 
 MAX_TOKENS = 4096
@@ -49,15 +49,20 @@ class Rules:
     frequency: float
 
     @classmethod
-    def of(cls, asked: Sampling) -> Self:
+    def of(cls, asked: Sampling, *, vocabulary: int = SIZE, longest: int = MAX_TOKENS) -> Self:
         """The rules that a caller asked for.
+
+        Args:
+            asked: What the caller said.
+            vocabulary: How many tokens there are.
+            longest: Most tokens of one answer.
 
         Raises:
             PlaneError: INVALID_ARGUMENT with the field, its value and what it may be.
         """
-        strange = unknown(asked.stop_tokens)
-        if strange is not None:
-            raise _refused("stop_token_ids", strange, f"each is 0 to {SIZE - 1}")
+        for token in asked.stop_tokens:
+            if not 0 <= token < vocabulary:
+                raise _refused("stop_token_ids", token, f"each is 0 to {vocabulary - 1}")
         if len(asked.stop) > MAX_STOPS:
             raise _refused("stop", f"{len(asked.stop)} texts", f"{MAX_STOPS} are the most")
         for text in asked.stop:
@@ -69,9 +74,9 @@ class Rules:
         top_k = asked.top_k or 0
         if top_k < 0:
             raise _refused("top_k", top_k, "it is 0 or more")
-        most = DEFAULT_TOKENS if asked.max_tokens is None else asked.max_tokens
-        if not 0 < most <= MAX_TOKENS:
-            raise _refused("max_tokens", most, f"it is 1 to {MAX_TOKENS}")
+        most = min(DEFAULT_TOKENS, longest) if asked.max_tokens is None else asked.max_tokens
+        if not 0 < most <= longest:
+            raise _refused("max_tokens", most, f"it is 1 to {longest}")
         return cls(
             temperature=_between("temperature", asked.temperature, 1.0, 0.0, 100.0),
             top_p=_between("top_p", asked.top_p, 1.0, 0.0, 1.0),
@@ -160,14 +165,18 @@ class Chooser:
         chances[rows] = some
 
     def _uniform(self, slots: Indexes) -> Doubles:
-        """A number from 0 to 1 for each, by its seed and how many it has chosen."""
-        bits = self._seed[slots] + (self._number[slots] + np.uint64(1)) * _GOLDEN
-        bits = (bits ^ (bits >> np.uint64(30))) * _MIX[0]
-        bits = (bits ^ (bits >> np.uint64(27))) * _MIX[1]
-        mixed = (bits ^ (bits >> np.uint64(31))) >> np.uint64(11)
-        uniform: Doubles = mixed.astype(np.float64)
-        uniform *= 2.0**-53
-        return uniform
+        return uniform(self._seed[slots], self._number[slots])
+
+
+def uniform(seeds: NDArray[np.uint64], numbers: NDArray[np.uint64]) -> Doubles:
+    """A number from 0 to 1 for each text, by its seed and how many tokens it has chosen."""
+    bits = seeds + (numbers + np.uint64(1)) * _GOLDEN
+    bits = (bits ^ (bits >> np.uint64(30))) * _MIX[0]
+    bits = (bits ^ (bits >> np.uint64(27))) * _MIX[1]
+    mixed = (bits ^ (bits >> np.uint64(31))) >> np.uint64(11)
+    chances: Doubles = mixed.astype(np.float64)
+    chances *= 2.0**-53
+    return chances
 
 
 def _between(name: str, value: float | None, default: float, low: float, high: float) -> float:

@@ -1,0 +1,19 @@
+from collections.abc import Sequence
+
+from tokenizers.decoders import ByteLevel as _Decoder
+from tokenizers.models import BPE
+from tokenizers.pre_tokenizers import ByteLevel as _PreTokenizer
+
+class Encoding:
+    ids: list[int]
+
+class Tokenizer:
+    pre_tokenizer: _PreTokenizer
+    decoder: _Decoder
+    def __init__(self, model: BPE) -> None: ...
+    @staticmethod
+    def from_file(path: str) -> Tokenizer: ...
+    def decode(self, ids: Sequence[int]) -> str: ...
+    def encode(self, sequence: str) -> Encoding: ...
+    def get_vocab_size(self) -> int: ...
+    def save(self, path: str) -> None: ...

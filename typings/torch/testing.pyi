@@ -1,0 +1,3 @@
+from torch import Tensor
+
+def assert_close(actual: Tensor, expected: Tensor, *, rtol: float, atol: float) -> None: ...
