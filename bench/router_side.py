@@ -1,0 +1,254 @@
+"""One side of `bench/router.py`, in a process of its own: ours, or Dynamo in its environment.
+
+It imports nothing of ours on Dynamo's side, which has another Python. An order is a line of JSON on
+standard input, the answer a line of JSON on standard output. Both sides make the same workload
+from the same seed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import sys
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+BLOCKS = 512
+WORKERS = 32
+EVENT_BLOCKS = 128
+BATCH = 25
+PROMPT_TOKENS = 2048
+BLOCK_SIZE = 16
+SELECT_WORKERS = 8
+PROMPT = [7 * token % (1 << 32) for token in range(600_000_000, 600_000_100)]
+
+
+def hashes(chance: random.Random, count: int) -> list[int]:
+    """Hashes of blocks."""
+    return [chance.getrandbits(64) for _ in range(count)]
+
+
+def depths(workload: str) -> list[int]:
+    """How many blocks of the prompt each worker has."""
+    if workload == "shared":
+        return [BLOCKS] * WORKERS
+    if workload == "conversation":
+        # All have the system prompt, some an earlier turn, and one the last one.
+        return [64] * (WORKERS - 6) + [128, 128, 256, 256, 384, 500]
+    return [(at + 1) * BLOCKS // WORKERS for at in range(WORKERS)]
+
+
+def rss_mib() -> float:
+    """Memory of this process."""
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return int(next(line for line in lines if line.startswith("VmRSS")).split()[1]) / 1024
+
+
+def rate(run: Callable[[], object], windows: int = 12, seconds: float = 0.02) -> float:
+    """How many times a second, in the best of some short windows: others use the machine, too."""
+    best = 0.0
+    for _ in range(windows):
+        calls = 0
+        began = perf_counter()
+        while perf_counter() - began < seconds:
+            for _ in range(10):
+                run()
+            calls += 10
+        best = max(best, calls / (perf_counter() - began))
+    return best
+
+
+class Ours:
+    """`KvIndex` and `Router`."""
+
+    def __init__(self) -> None:
+        from protoplane.router.v1 import BlocksStored, KvEvent
+        from protoplane_components.kv_router import KvIndex, Request, Router, Target, Worker
+        from protoplane_components.kv_router.wire import read_stored
+
+        self.event, self.stored, self.read = KvEvent, BlocksStored, read_stored
+        self.index = KvIndex
+        self.request, self.router, self.worker = Request, Router, Worker
+        self.targets = [Target(f"w{at}") for at in range(WORKERS)]
+
+    def find(self, workload: str) -> float:
+        """Finds a second, of blocks as `block_hashes` gives them."""
+        from protoplane_components.kv_router.hashing import as_hashes
+
+        prompt = hashes(random.Random(1), BLOCKS)
+        index = self.index()
+        expected = depths(workload)
+        for target, depth in zip(self.targets, expected, strict=True):
+            index.store(target, prompt[:depth], prompt[:depth])
+        blocks = as_hashes(prompt)
+        found = index.find(blocks)
+        if sorted(each.device for each in found.values()) != sorted(expected):
+            raise RuntimeError("the index is wrong")
+        return rate(lambda: index.find(blocks))
+
+    def names(self, lora: str, namespace: str) -> list[int]:
+        """Hashes of the blocks of a prompt."""
+        from protoplane_components.kv_router import block_hashes
+
+        found = block_hashes(PROMPT, BLOCK_SIZE, lora=lora, cache_namespace=namespace)
+        hashed: list[int] = found.tolist()
+        return hashed
+
+    def start_events(self) -> None:
+        """Have an empty index."""
+        self.chance = random.Random(2)
+        self.filled = self.index()
+        self.before = rss_mib()
+
+    def events(self) -> float:
+        """Seconds for some events, from their bytes."""
+        batch = [
+            self.event(
+                worker="w",
+                event_id=at + 1,
+                stored=self.stored(
+                    block_hashes=hashes(self.chance, EVENT_BLOCKS),
+                    tokens_hashes=hashes(self.chance, EVENT_BLOCKS),
+                ),
+            ).to_bytes()
+            for at in range(BATCH)
+        ]
+        index, targets, read = self.filled, self.targets, self.read
+        began = perf_counter()
+        for at, data in enumerate(batch):
+            stored = read(data)
+            if stored is not None:
+                index.store(
+                    targets[at % WORKERS], stored.engine_hashes, stored.hashes, parent=stored.parent
+                )
+        return perf_counter() - began
+
+    def memory(self) -> float:
+        """Memory of what the events filled, in MiB."""
+        return rss_mib() - self.before
+
+    def select(self) -> float:
+        """Choices a second."""
+        router = self.router(block_size=BLOCK_SIZE)
+        for at in range(SELECT_WORKERS):
+            router.register(self.worker(f"w{at}"))
+        chance = random.Random(3)
+        request = self.request(tokens=[chance.randrange(1 << 17) for _ in range(PROMPT_TOKENS)])
+        return rate(lambda: router.select(request))
+
+
+class Dynamo:
+    """`RadixTree` and `SelectionService`."""
+
+    def __init__(self) -> None:
+        # No stubs: it lives in an environment of its own.
+        core: Any = import_module("dynamo._core")
+        self.tree: Any = core.RadixTree
+        self.service: Any = core.SelectionService
+        self.hash: Any = core.compute_block_hash_for_seq
+
+    def find(self, workload: str) -> float:
+        """Finds a second, of blocks as `compute_block_hash_for_seq` gives them."""
+        prompt = hashes(random.Random(1), BLOCKS)
+        tree = self.tree()
+        expected = depths(workload)
+        for at, depth in enumerate(expected):
+            tree.apply_event(at, self._stored(1, prompt[:depth], prompt[:depth]))
+        if sorted(tree.find_matches(prompt).scores.values()) != sorted(expected):
+            raise RuntimeError("the tree is wrong")
+        return rate(lambda: tree.find_matches(prompt).scores)
+
+    def names(self, lora: str, namespace: str) -> list[int]:
+        """Hashes of the blocks of a prompt."""
+        found: list[int] = self.hash(
+            PROMPT, BLOCK_SIZE, lora_name=lora or None, cache_namespace=namespace or None
+        )
+        return found
+
+    def start_events(self) -> None:
+        """Have an empty tree."""
+        self.chance = random.Random(2)
+        self.filled = self.tree()
+        self.before = rss_mib()
+
+    def events(self) -> float:
+        """Seconds for some events, from their bytes."""
+        batch = [
+            self._stored(
+                at + 1, hashes(self.chance, EVENT_BLOCKS), hashes(self.chance, EVENT_BLOCKS)
+            )
+            for at in range(BATCH)
+        ]
+        apply_event = self.filled.apply_event
+        began = perf_counter()
+        for at, data in enumerate(batch):
+            apply_event(at % WORKERS, data)
+        return perf_counter() - began
+
+    def memory(self) -> float:
+        """Memory of what the events filled, in MiB."""
+        return rss_mib() - self.before
+
+    def select(self) -> float:
+        """Choices a second."""
+        return asyncio.run(self._select())
+
+    async def _select(self) -> float:
+        service = self.service(indexer_threads=1)
+        for at in range(SELECT_WORKERS):
+            await service.upsert_worker(
+                {
+                    "worker_id": at,
+                    "model_name": "m",
+                    "block_size": BLOCK_SIZE,
+                    "endpoint": "http://127.0.0.1:9",
+                    "total_kv_blocks": 100_000,
+                    "max_num_batched_tokens": 8192,
+                    "data_parallel_size": 1,
+                    "data_parallel_start_rank": 0,
+                    # Nobody publishes there: the caches are empty, as on the other side.
+                    "kv_events_endpoints": {0: f"ipc:///tmp/no-such-publisher-{at}"},
+                }
+            )
+        chance = random.Random(3)
+        request = {
+            "model_name": "m",
+            "token_ids": [chance.randrange(1 << 17) for _ in range(PROMPT_TOKENS)],
+        }
+        best = 0.0
+        for _ in range(12):
+            calls = 0
+            began = perf_counter()
+            while perf_counter() - began < 0.02:
+                for _ in range(10):
+                    await service.select(request)
+                calls += 10
+            best = max(best, calls / (perf_counter() - began))
+        service.shutdown()
+        return best
+
+    @staticmethod
+    def _stored(number: int, engine: list[int], tokens: list[int]) -> bytes:
+        blocks = [
+            {"block_hash": block, "tokens_hash": token, "mm_extra_info": None}
+            for block, token in zip(engine, tokens, strict=True)
+        ]
+        data = {"stored": {"parent_hash": None, "start_position": None, "blocks": blocks}}
+        return json.dumps({"event_id": number, "data": data, "dp_rank": 0}).encode()
+
+
+def main() -> None:
+    """Do what is ordered until there is nothing more."""
+    side = Ours() if sys.argv[1] == "ours" else Dynamo()
+    for line in sys.stdin:
+        order = json.loads(line)
+        answer = getattr(side, order["do"])(*order["with"])
+        print(json.dumps(answer), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,169 @@
+"""Between the messages of the router and what its library takes and gives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+
+from protoplane.router.v1 import (
+    Overlap,
+    Prompt,
+    QueryRequest,
+    RoutingRequest,
+    Selection,
+    Worker,
+    WorkerLoad,
+    WorkerScore,
+)
+from protoplane_base import Code, Duration, PlaneError
+from protoplane_components.kv_router import index, router
+from protoplane_components.kv_router.load import Load
+
+Tokenizer = Callable[[str], Sequence[int]]
+"""Makes tokens of a text."""
+
+
+def request_of(
+    message: RoutingRequest | None, tokenizer: Tokenizer | None, pinned: Collection[str]
+) -> router.Request:
+    """What is to be routed.
+
+    Args:
+        message: As it came.
+        tokenizer: For prompts that are texts.
+        pinned: Ids of the only workers to choose from; empty for all.
+
+    Raises:
+        PlaneError: INVALID_ARGUMENT; it has no prompt that can be read here.
+    """
+    if message is None:
+        raise PlaneError(Code.INVALID_ARGUMENT, "request is missing: say what is to be routed")
+    tokens, hashes, prompt_tokens = _prompt(message.prompt, tokenizer)
+    return router.Request(
+        tokens=tokens,
+        hashes=hashes,
+        prompt_tokens=prompt_tokens,
+        lora=message.lora,
+        cache_namespace=message.cache_namespace,
+        priority=message.priority,
+        session=message.session,
+        pinned=frozenset(pinned),
+        excluded=frozenset(message.excluded_workers),
+        policy=message.policy,
+        id=message.request_id,
+    )
+
+
+def query_of(message: QueryRequest, tokenizer: Tokenizer | None) -> router.Request:
+    """What is asked of the index.
+
+    Raises:
+        PlaneError: INVALID_ARGUMENT; it has no prompt that can be read here.
+    """
+    tokens, hashes, prompt_tokens = _prompt(message.prompt, tokenizer)
+    return router.Request(
+        tokens=tokens,
+        hashes=hashes,
+        prompt_tokens=prompt_tokens,
+        lora=message.lora,
+        cache_namespace=message.cache_namespace,
+    )
+
+
+def selection_of(selection: router.Selection, *, scores: bool) -> Selection:
+    """A choice as it is answered."""
+    return Selection(
+        worker_id=selection.target.worker,
+        dp_rank=selection.target.dp_rank,
+        endpoint=selection.worker.endpoint,
+        overlap_blocks=selection.overlap.blocks,
+        prompt_blocks=selection.prompt_blocks,
+        policy=selection.policy,
+        degraded=selection.degraded,
+        scores=[_score(each) for each in selection.scores()] if scores else [],
+    )
+
+
+def worker_of(worker: Worker) -> router.Worker:
+    """A worker as the library knows it."""
+    return router.Worker(
+        id=worker.id,
+        block_size=worker.block_size,
+        endpoint=worker.endpoint,
+        dp_start=worker.dp_start,
+        dp_size=max(1, worker.dp_size),
+    )
+
+
+def overlap_of(target: index.Target, overlap: index.Overlap) -> Overlap:
+    """What a worker has of a prompt."""
+    return Overlap(
+        worker_id=target.worker,
+        dp_rank=target.dp_rank,
+        device_blocks=overlap.device,
+        host_blocks=overlap.host,
+        disk_blocks=overlap.disk,
+    )
+
+
+def load_of(load: Load) -> WorkerLoad:
+    """How busy a rank is."""
+    return WorkerLoad(
+        worker_id=load.target.worker,
+        dp_rank=load.target.dp_rank,
+        active_requests=load.active_requests,
+        prefill_tokens=max(0, round(load.prefill_tokens)),
+        decode_blocks=max(0, load.decode_blocks),
+    )
+
+
+def lease_s(lease: Duration | None) -> float | None:
+    """A lease in seconds.
+
+    Raises:
+        PlaneError: INVALID_ARGUMENT; it is not longer than nothing.
+    """
+    if lease is None:
+        return None
+    if lease.total_seconds <= 0:
+        raise PlaneError(
+            Code.INVALID_ARGUMENT, f"a lease of {lease} is none; give a time greater than 0"
+        )
+    return lease.total_seconds
+
+
+def _prompt(
+    prompt: Prompt | None, tokenizer: Tokenizer | None
+) -> tuple[Sequence[int] | None, Sequence[int] | None, int | None]:
+    """Tokens, or hashes and the number of tokens."""
+    if prompt is not None and prompt.tokens is not None:
+        return prompt.tokens.ids, None, None
+    if prompt is not None and prompt.blocks is not None:
+        return None, prompt.blocks.hashes, prompt.blocks.tokens
+    if prompt is not None and prompt.text is not None:
+        if tokenizer is None:
+            raise PlaneError(
+                Code.INVALID_ARGUMENT,
+                "this router has no tokenizer: give the prompt as tokens or as block hashes",
+            )
+        return tokenizer(prompt.text), None, None
+    raise PlaneError(
+        Code.INVALID_ARGUMENT, "the request has no prompt: give its tokens or block hashes"
+    )
+
+
+def _score(score: router.Score) -> WorkerScore:
+    return WorkerScore(
+        worker_id=score.target.worker,
+        dp_rank=score.target.dp_rank,
+        device_blocks=score.overlap.device,
+        host_blocks=score.overlap.host,
+        disk_blocks=score.overlap.disk,
+        prefill_tokens=score.prefill_tokens,
+        prefill_cost=score.prefill,
+        decode_cost=score.decode,
+        active_cost=score.active,
+        bias=score.bias,
+        cost=score.cost,
+        probability=score.probability,
+        barred=score.barred,
+    )

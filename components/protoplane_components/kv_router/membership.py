@@ -1,0 +1,216 @@
+"""Which workers there are: those that were registered, and those that discovery finds."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass
+
+from protoplane.router.v1 import KvStateRequest, KvWorkerClient, KvWorkerService, Worker
+from protoplane_base import Code, PlaneError, Timestamp
+from protoplane_client import connect
+from protoplane_components.kv_router.conversion import worker_of
+from protoplane_components.kv_router.described import described
+from protoplane_components.kv_router.following import Course, KvFollower
+from protoplane_components.kv_router.index import Target
+from protoplane_components.kv_router.load import Reservation
+from protoplane_components.kv_router.router import Router
+from protoplane_components.kv_router.states import FetchedState, gather
+from protoplane_runtime.engines.discovery import Discovery, Instance, Left
+
+_log = logging.getLogger("protoplane.router")
+
+_SERVICE = KvWorkerService.spec.full_name
+_FETCH_S = 60.0
+
+# Behind an HTTP address of a worker that was registered is its engine, which knows nothing of this.
+_ASKABLE = ("link+", "grpc://", "grpcs://", "inproc:")
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A worker that is there.
+
+    Attributes:
+        worker: What it is.
+        instance: Name of the instance that it was found as; empty where it was registered.
+        since: When it was added.
+    """
+
+    worker: Worker
+    instance: str
+    since: Timestamp
+
+
+class Membership:
+    """Adds workers to a router and takes them away, with their blocks and reservations.
+
+    Args:
+        router: The router.
+        discovery: Where to find workers; ``None`` for nowhere.
+        namespace: Where in it.
+    """
+
+    def __init__(self, router: Router, discovery: Discovery | None, namespace: str) -> None:
+        self._router = router
+        self._discovery = discovery
+        self._namespace = namespace
+        self._members: dict[str, Member] = {}
+        # Workers of a snapshot that are not there yet; their events are followed already.
+        self._expected: set[str] = set()
+        self._models: frozenset[str] = frozenset()
+        self.follower: KvFollower | None = None
+
+    @property
+    def members(self) -> Mapping[str, Member]:
+        """The workers by their ids."""
+        return self._members
+
+    def expect(self, courses: Mapping[Target, Course]) -> None:
+        """Note what the index already has; a worker that comes goes on from there."""
+        for target, course in courses.items():
+            if self.follower is not None:
+                self.follower.restored(target, course)
+            if target.worker not in self._members:
+                self._expected.add(target.worker)
+
+    def add(self, worker: Worker, instance: str = "") -> bool:
+        """Have a worker; tells whether it is new.
+
+        Raises:
+            PlaneError: INVALID_ARGUMENT for an id that is none, FAILED_PRECONDITION for another
+                block size than the router's.
+        """
+        if not worker.id or "/" in worker.id or "*" in worker.id:
+            raise PlaneError(
+                Code.INVALID_ARGUMENT,
+                f"{worker.id!r} is no id of a worker: it is one segment of a path, without '/'",
+            )
+        known = worker_of(worker)
+        before = self._router.workers.get(worker.id)
+        added = self._router.register(known)
+        self._members[worker.id] = Member(worker, instance, Timestamp.now())
+        self._note_models()
+        if self.follower is not None:
+            if before is not None and before.targets() != known.targets():
+                self.follower.remove(worker.id)
+            self._expected.discard(worker.id)
+            for target in known.targets():
+                self.follower.add(target)
+        return added
+
+    def remove(self, worker: str) -> list[Reservation] | None:
+        """Forget a worker at once; gives its reservations, ``None`` where it is not there."""
+        self._members.pop(worker, None)
+        self._note_models()
+        if self.follower is not None:
+            self.follower.remove(worker)
+        return self._router.remove(worker)
+
+    def of_model(self, model: str, pinned: Collection[str]) -> Collection[str]:
+        """Workers that a request may go to; empty for all.
+
+        Raises:
+            PlaneError: INVALID_ARGUMENT where a request names no model and there are several,
+                UNAVAILABLE where no worker that it allows has the model.
+        """
+        models = self._models
+        if not model:
+            if len(models) > 1 and not pinned:
+                raise PlaneError(
+                    Code.INVALID_ARGUMENT,
+                    f"model is empty, and there are several: {', '.join(sorted(models))}; name one",
+                )
+            return pinned
+        if models <= {model}:
+            return pinned
+        able = {id_ for id_, member in self._members.items() if member.worker.model in ("", model)}
+        able = able & set(pinned) if pinned else able
+        if not able:
+            raise PlaneError(
+                Code.UNAVAILABLE, f"no worker that the request allows has the model {model!r}"
+            )
+        return able
+
+    def _note_models(self) -> None:
+        models = {member.worker.model for member in self._members.values()}
+        self._models = frozenset(models - {""})
+
+    async def watch(self, path: str | None) -> None:
+        """Follow who comes and goes, until it is cancelled.
+
+        Args:
+            path: Where workers are: a component or a collection; ``None`` for all that say they
+                are workers.
+
+        Raises:
+            PlaneError: INVALID_ARGUMENT for what is no path.
+        """
+        if self._discovery is None:
+            self._forget_expected()
+            return
+        first = True
+        async with aclosing(self._discovery.watch(path, namespace=self._namespace)) as changes:
+            async for batch in changes:
+                for change in batch:
+                    if isinstance(change, Left):
+                        self._left(change.instance)
+                    else:
+                        self._came(change.instance)
+                if first:
+                    first = False
+                    self._forget_expected()
+
+    def _came(self, instance: Instance) -> None:
+        if _SERVICE not in instance.services:
+            return
+        try:
+            worker = described(instance)
+            known = self._members.get(worker.id)
+            if known is not None and known.instance != instance.name:
+                raise PlaneError(
+                    Code.ALREADY_EXISTS,
+                    f"there is a worker {worker.id} already, "
+                    f"{known.instance or 'which was registered'}",
+                )
+            if known is not None and known.worker == worker:
+                # Its load has changed, which is told in its reservations.
+                return
+            self.add(worker, instance.name)
+        except PlaneError as error:
+            _log.error("worker %s is refused: %s", instance.name, error.message)
+
+    def _left(self, instance: Instance) -> None:
+        for id_, member in [*self._members.items()]:
+            if member.instance == instance.name:
+                ended = self.remove(id_)
+                _log.info("worker %s is gone, with %d reservations", id_, len(ended or ()))
+
+    def _forget_expected(self) -> None:
+        """Workers of a snapshot that are not there now are not coming back."""
+        for worker in self._expected:
+            if self.follower is not None:
+                self.follower.remove(worker)
+        self._expected.clear()
+
+    async def fetch(self, target: Target) -> FetchedState | None:
+        """Ask a worker for the state of a rank; ``None`` where it cannot be asked.
+
+        Raises:
+            PlaneError: UNAVAILABLE where the worker is not there yet; and what the call raises.
+        """
+        member = self._members.get(target.worker)
+        if member is None:
+            raise PlaneError(Code.UNAVAILABLE, "the worker is not there yet")
+        if member.instance:
+            plane = connect(member.instance, engine=self._discovery, namespace=self._namespace)
+        elif member.worker.endpoint.startswith(_ASKABLE):
+            plane = connect(member.worker.endpoint)
+        else:
+            return None
+        async with plane:
+            pieces = KvWorkerClient(plane).kv_state(
+                KvStateRequest(worker=target.worker, dp_rank=target.dp_rank), timeout_s=_FETCH_S
+            )
+            return await gather(pieces, self._router.block_size)

@@ -1,0 +1,643 @@
+"""The router as a library: an index, the loads, a policy and a queue, joined; without a runtime."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from random import Random
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from protoplane_base import Code, PlaneError
+from protoplane_components.kv_router.admission import Admission, WaitingLine, refused
+from protoplane_components.kv_router.approximate import ApproximateIndex
+from protoplane_components.kv_router.cost import CostWeights, KvPolicy
+from protoplane_components.kv_router.hashing import Hashes, as_hashes, block_hashes, prefix_keys
+from protoplane_components.kv_router.index import KvIndex, Overlap, Target
+from protoplane_components.kv_router.load import LoadTable, Reservation
+from protoplane_components.kv_router.policies import (
+    Judgement,
+    LeastLoaded,
+    Policy,
+    PowerOfTwo,
+    RandomChoice,
+    RoundRobin,
+    Row,
+    View,
+)
+from protoplane_components.kv_router.promised import PromisedBlocks
+
+_NOTHING = Overlap()
+
+
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """A worker that requests can go to.
+
+    Attributes:
+        id: Its id: one path segment, such as the id of its instance.
+        block_size: Tokens in a block of its cache; 0 for the router's.
+        endpoint: Where it is reached; the router does not read it.
+        dp_start: Its lowest data-parallel rank.
+        dp_size: How many ranks it has.
+    """
+
+    id: str
+    block_size: int = 0
+    endpoint: str = ""
+    dp_start: int = 0
+    dp_size: int = 1
+
+    def targets(self) -> list[Target]:
+        """Its ranks."""
+        return [Target(self.id, self.dp_start + rank) for rank in range(max(1, self.dp_size))]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """A request that needs a worker. Give its tokens or its block hashes.
+
+    Attributes:
+        tokens: The prompt.
+        hashes: Hashes of the prompt's full blocks; they include LoRA name and cache namespace.
+        prompt_tokens: Tokens of the prompt where only hashes are given; absent, all blocks are
+            full.
+        lora: Name of the LoRA adapter.
+        cache_namespace: Requests share blocks only within it.
+        priority: Those with a higher one leave the queue first.
+        session: Requests of one session go to one worker while it can take them.
+        pinned: Ids of the only workers to choose from; empty for all.
+        excluded: Ids of workers not to choose.
+        policy: Name of the policy; empty for the router's own.
+        id: Name of its reservation; the router makes one where it is empty.
+    """
+
+    tokens: Sequence[int] | NDArray[np.uint32] | None = None
+    hashes: Hashes | None = None
+    prompt_tokens: int | None = None
+    lora: str = ""
+    cache_namespace: str = ""
+    priority: int = 0
+    session: str = ""
+    pinned: frozenset[str] = frozenset()
+    excluded: frozenset[str] = frozenset()
+    policy: str = ""
+    id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """How a target was judged. Costs are in blocks; the least wins.
+
+    Attributes:
+        target: Who.
+        overlap: What it has of the prompt.
+        prefill_tokens: Tokens that it would compute before the answer begins.
+        prefill: Part of the cost for them.
+        decode: Part of the cost for blocks in use.
+        active: Part of the cost for requests at work.
+        bias: What else was counted.
+        cost: The whole cost.
+        probability: How likely it was to be chosen.
+        barred: Why it could not be chosen: `pinned` to others, `excluded`, `busy`, or empty.
+    """
+
+    target: Target
+    overlap: Overlap
+    prefill_tokens: float
+    prefill: float
+    decode: float
+    active: float
+    bias: float
+    cost: float
+    probability: float
+    barred: str
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """A choice.
+
+    Attributes:
+        target: Who was chosen.
+        worker: Its worker.
+        overlap: What it has of the prompt.
+        prompt_blocks: Full blocks of the prompt.
+        prompt_tokens: Tokens of the prompt.
+        prefill_tokens: Those of them that are in no cache of the chosen one.
+        policy: Name of the policy that chose.
+        degraded: Whether that is not the one that was asked for, because the index is not ready.
+        sticky: Whether the session chose, not the policy.
+        keys: Keys of the prompt's prefixes.
+    """
+
+    target: Target
+    worker: Worker
+    overlap: Overlap
+    prompt_blocks: int
+    prompt_tokens: int
+    prefill_tokens: int
+    policy: str
+    degraded: bool
+    sticky: bool
+    keys: NDArray[np.uint64] = field(repr=False)
+    _targets: Sequence[Target] = field(repr=False)
+    _overlaps: Mapping[Target, Overlap] = field(repr=False)
+    _judgement: Judgement = field(repr=False)
+    _barred: Mapping[int, str] = field(repr=False)
+
+    def scores(self) -> list[Score]:
+        """How each target was judged: the chosen one first, then by cost, those barred last."""
+        judged = self._judgement
+        nothing = [0.0] * len(self._targets)
+
+        def column(figures: Row | None) -> list[float]:
+            return nothing if figures is None else figures.tolist()
+
+        columns = zip(
+            column(judged.prefill_tokens),
+            column(judged.prefill),
+            column(judged.decode),
+            column(judged.active),
+            column(judged.bias),
+            judged.cost.tolist(),
+            judged.probability.tolist(),
+            strict=True,
+        )
+        scores: list[Score] = []
+        for row, (tokens, prefill, decode, active, bias, cost, probability) in enumerate(columns):
+            target = self._targets[row]
+            scores.append(
+                Score(
+                    target,
+                    self._overlaps.get(target, _NOTHING),
+                    tokens,
+                    prefill,
+                    decode,
+                    active,
+                    bias,
+                    cost,
+                    probability,
+                    self._barred.get(row, ""),
+                )
+            )
+        scores.sort(key=lambda each: (each.target != self.target, bool(each.barred), each.cost))
+        return scores
+
+
+class Index(Protocol):
+    """What a router asks what is cached."""
+
+    def find_keys(self, keys: NDArray[np.uint64]) -> Mapping[Target, Overlap]:
+        """How much of a prompt each target has, of those that have its first block."""
+        ...
+
+    def remove_worker(self, worker: str) -> None:
+        """Forget all ranks of a worker."""
+        ...
+
+
+class Router:
+    """Picks workers, and keeps count of what they do.
+
+    All but `acquire` is done at once. It belongs to one thread, and `acquire` to one event loop.
+
+    Args:
+        block_size: Tokens in a block of the workers' caches.
+        index: What is cached where; a `KvIndex` that is fed with events by default. An
+            `ApproximateIndex` is fed by the router itself.
+        policy: Name of the policy that chooses where a request names none, or a policy of your own.
+        weights: Weights of the policy ``kv``.
+        fallback: Name of a policy that needs no index, for as long as `index_ready` is false.
+        admission: When a worker is too busy.
+        lease_s: How long a reservation outlives its last sign of life, in seconds.
+        session_ttl_s: How long a session stays with its worker without a request, in seconds.
+        max_sessions: Most sessions to remember; the ones without requests for longest go first.
+        clock: Seconds, from any beginning.
+        random: Where chance comes from.
+
+    Raises:
+        PlaneError: INVALID_ARGUMENT, there is no policy of that name, or a figure makes no sense.
+    """
+
+    def __init__(
+        self,
+        *,
+        block_size: int = 16,
+        index: Index | None = None,
+        policy: str | Policy = "kv",
+        weights: CostWeights = CostWeights(),  # noqa: B008  # frozen
+        fallback: str = "least-loaded",
+        admission: Admission = Admission(),  # noqa: B008  # frozen
+        lease_s: float = 300.0,
+        session_ttl_s: float = 600.0,
+        max_sessions: int = 100_000,
+        clock: Callable[[], float] = time.monotonic,
+        random: Random | None = None,
+    ) -> None:
+        if block_size < 1 or lease_s <= 0:
+            raise PlaneError(
+                Code.INVALID_ARGUMENT,
+                f"block_size is {block_size} and lease_s {lease_s}; both must be positive",
+            )
+        self.block_size = block_size
+        self.index: Index = KvIndex() if index is None else index
+        self.index_ready = True
+        self.promised = PromisedBlocks()
+        self.loads = LoadTable()
+        self.admission = admission
+        self._policies: dict[str, Policy] = {
+            each.name: each
+            for each in (
+                KvPolicy(weights),
+                RoundRobin(),
+                RandomChoice(),
+                PowerOfTwo(),
+                LeastLoaded(),
+            )
+        }
+        if not isinstance(policy, str):
+            self._policies[policy.name] = policy
+            policy = policy.name
+        self._policy = self._named(policy)
+        self._fallback = self._named(fallback)
+        if self._fallback.needs_index:
+            raise PlaneError(
+                Code.INVALID_ARGUMENT,
+                f"the fallback {fallback!r} needs an index; name another policy",
+            )
+        self._lease_s = lease_s
+        self._session_ttl_s = session_ttl_s
+        self._max_sessions = max_sessions
+        self._clock = clock
+        self._random = Random() if random is None else random  # noqa: S311  # no secret
+        self._workers: dict[str, Worker] = {}
+        self._sessions: OrderedDict[str, tuple[Target, float]] = OrderedDict()
+        self._numbers = itertools.count(1)
+        self._line: WaitingLine[_Waiting] = WaitingLine(admission)
+
+    # Workers.
+
+    @property
+    def workers(self) -> Mapping[str, Worker]:
+        """The workers by their ids."""
+        return self._workers
+
+    @property
+    def policies(self) -> Sequence[str]:
+        """Names of the policies that requests can ask for."""
+        return list(self._policies)
+
+    def register(self, worker: Worker) -> bool:
+        """Have a worker, or replace what is known of it; tells whether it is new.
+
+        Raises:
+            PlaneError: FAILED_PRECONDITION, its block size is not the router's.
+        """
+        if worker.block_size not in (0, self.block_size):
+            raise PlaneError(
+                Code.FAILED_PRECONDITION,
+                f"worker {worker.id!r} has blocks of {worker.block_size} tokens, this router of "
+                f"{self.block_size}: give both the same size",
+            )
+        before = self._workers.get(worker.id)
+        self._workers[worker.id] = worker
+        targets = worker.targets()
+        for target in before.targets() if before else ():
+            if target not in targets:
+                self._settle(self.loads.remove(target))
+        for target in targets:
+            self.loads.add(target)
+        self._wake()
+        return before is None
+
+    def remove(self, worker: str) -> list[Reservation] | None:
+        """Forget a worker, its blocks and its reservations.
+
+        Returns:
+            The reservations that ended with it; `None` where there is no such worker.
+        """
+        known = self._workers.pop(worker, None)
+        self.index.remove_worker(worker)
+        self.promised.remove_worker(worker)
+        if known is None:
+            return None
+        return [ended for target in known.targets() for ended in self.loads.remove(target)]
+
+    # Choosing.
+
+    def select(self, request: Request) -> Selection:
+        """Choose a worker, and count nothing.
+
+        Raises:
+            PlaneError: UNAVAILABLE, there is no worker that the request allows; RESOURCE_EXHAUSTED
+                with `google.rpc.RetryInfo`, all of them are too busy; INVALID_ARGUMENT, the
+                request has no prompt, or names no policy that there is.
+        """
+        self.expire()
+        selection = self._select(request, *self._read(request))
+        if selection is None:
+            raise self._too_busy()
+        return selection
+
+    def overlaps(self, request: Request) -> Mapping[Target, Overlap]:
+        """What each target has of a prompt, of those that have its first block.
+
+        Raises:
+            PlaneError: INVALID_ARGUMENT, the request has no prompt.
+        """
+        return self.index.find_keys(self._read(request)[0])
+
+    def reserve(
+        self, request: Request, *, lease_s: float | None = None
+    ) -> tuple[Reservation, Selection]:
+        """Choose a worker, and count the request as its load until `release` or the lease's end.
+
+        Args:
+            request: What for.
+            lease_s: How long the reservation outlives its last sign of life, in seconds; the
+                router's default where absent.
+
+        Raises:
+            PlaneError: As for `select`.
+        """
+        self.expire()
+        keys, tokens = self._read(request)
+        selection = self._select(request, keys, tokens) if not self._line.first() else None
+        if selection is None:
+            raise self._too_busy()
+        return self._reserve(request, selection, lease_s), selection
+
+    async def acquire(
+        self, request: Request, *, lease_s: float | None = None, timeout_s: float | None = None
+    ) -> tuple[Reservation, Selection]:
+        """Like `reserve`, but wait while all workers are too busy.
+
+        A cancellation leaves the queue, and reserves nothing.
+
+        Args:
+            request: What for.
+            lease_s: How long the reservation outlives its last sign of life, in seconds.
+            timeout_s: Most seconds to wait; absent, there is no limit. Where the queue is known to
+                take longer, the request is refused at once.
+
+        Raises:
+            PlaneError: As for `select`; RESOURCE_EXHAUSTED also where the queue is full, or longer
+                than the request can wait.
+        """
+        self.expire()
+        keys, tokens = self._read(request)
+        if not self._line.first():
+            selection = self._select(request, keys, tokens)
+            if selection is not None:
+                return self._reserve(request, selection, lease_s), selection
+        self._may_wait(timeout_s)
+        now = self._clock()
+        until = None if timeout_s is None else now + timeout_s
+        loop = asyncio.get_running_loop()
+        waiting = _Waiting(request, keys, tokens, lease_s, loop.create_future())
+        ticket = self._line.join(waiting, priority=request.priority, tokens=tokens, now=now)
+        try:
+            while not waiting.answer.done():
+                # Leases that end make room without a word from anybody.
+                ends = [end for end in (until, self.loads.next_expiry()) if end is not None]
+                pause_s = max(0.0, min(ends) - self._clock()) + 0.001 if ends else None
+                await asyncio.wait([waiting.answer], timeout=pause_s)
+                self.expire()
+                if until is not None and self._clock() >= until and not waiting.answer.done():
+                    raise self._too_busy()
+        except BaseException:
+            if waiting.answer.done() and not waiting.answer.cancelled():
+                if waiting.answer.exception() is None:
+                    self.release(waiting.answer.result()[0].id)
+            else:
+                self._line.leave(ticket)
+            raise
+        return waiting.answer.result()
+
+    @property
+    def queued(self) -> int:
+        """How many requests wait."""
+        return len(self._line)
+
+    # What becomes of requests.
+
+    def prefill_completed(self, id: str) -> bool:  # noqa: A002  # what it is called everywhere else
+        """Note that a prompt is computed; tells whether the reservation was still there."""
+        found = self.loads.prefill_completed(id, self._clock())
+        self.promised.settle(id)
+        self._wake()
+        return found
+
+    def output_blocks(self, id: str, blocks: int) -> bool:  # noqa: A002
+        """Note how many blocks an answer fills; tells whether the reservation was still there."""
+        return self.loads.output_blocks(id, blocks, self._clock())
+
+    def release(self, id: str) -> Reservation | None:  # noqa: A002
+        """End a reservation, and tell what it was; `None` where it was over already."""
+        found = self.loads.release(id)
+        self.promised.settle(id)
+        if found is not None:
+            self._wake()
+        return found
+
+    def expire(self) -> list[Reservation]:
+        """End the reservations whose leases are over, and tell which they were.
+
+        Every choice does this, too.
+        """
+        expired = self.loads.expire(self._clock())
+        if expired:
+            self._settle(expired)
+            self._wake()
+        return expired
+
+    # Inside.
+
+    def _settle(self, ended: Iterable[Reservation]) -> None:
+        for reservation in ended:
+            self.promised.settle(reservation.id)
+
+    def _named(self, name: str) -> Policy:
+        policy = self._policies.get(name)
+        if policy is None:
+            raise PlaneError(
+                Code.INVALID_ARGUMENT,
+                f"there is no policy {name!r}; there are {', '.join(self._policies)}",
+            )
+        return policy
+
+    def _read(self, request: Request) -> tuple[NDArray[np.uint64], int]:
+        """Keys of a prompt's prefixes, and how many tokens it has."""
+        if request.hashes is not None:
+            hashes = as_hashes(request.hashes)
+            tokens = request.prompt_tokens
+            if tokens is None:
+                tokens = len(hashes) * self.block_size
+        elif request.tokens is not None:
+            tokens = len(request.tokens)
+            hashes = block_hashes(
+                request.tokens,
+                self.block_size,
+                lora=request.lora,
+                cache_namespace=request.cache_namespace,
+            )
+        else:
+            raise PlaneError(
+                Code.INVALID_ARGUMENT, "the request has no prompt: give its tokens or block hashes"
+            )
+        return prefix_keys(hashes), tokens
+
+    def _select(self, request: Request, keys: NDArray[np.uint64], tokens: int) -> Selection | None:
+        """Choose a worker; `None` where all are too busy."""
+        loads = self.loads
+        rows, barred = self._eligible(request)
+        if not len(rows):
+            return None
+        policy = self._named(request.policy) if request.policy else self._policy
+        degraded = policy.needs_index and not self.index_ready
+        if degraded:
+            policy = self._fallback
+        overlaps = self.promised.joined(self.index.find_keys(keys), keys)
+        device, host, disk = np.zeros((3, len(loads.targets)))
+        for target, overlap in overlaps.items():
+            row = loads.row(target)
+            if row is not None:
+                device[row] = overlap.device
+                if overlap.host or overlap.disk:
+                    host[row], disk[row] = overlap.host, overlap.disk
+        view = View(loads, device, host, disk, tokens, self.block_size, rows, self._random)
+        judgement = policy.judge(view)
+        target = loads.targets[judgement.row]
+        sticky = False
+        if request.session:
+            home = self._home(request.session)
+            sticky = home is not None and loads.row(home) in rows
+            target = home if home is not None and sticky else target
+        overlap = overlaps.get(target, _NOTHING)
+        return Selection(
+            target,
+            self._workers[target.worker],
+            overlap,
+            len(keys),
+            tokens,
+            max(0, tokens - overlap.blocks * self.block_size),
+            policy.name,
+            degraded,
+            sticky,
+            keys,
+            tuple(loads.targets),
+            overlaps,
+            judgement,
+            barred,
+        )
+
+    def _eligible(self, request: Request) -> tuple[NDArray[np.intp], Mapping[int, str]]:
+        """Rows to choose from, and why not from others.
+
+        Raises:
+            PlaneError: UNAVAILABLE, the request allows none, busy or not.
+        """
+        targets = self.loads.targets
+        barred: dict[int, str] = {}
+        if request.pinned or request.excluded:
+            for row, target in enumerate(targets):
+                if request.pinned and target.worker not in request.pinned:
+                    barred[row] = "pinned"
+                elif target.worker in request.excluded:
+                    barred[row] = "excluded"
+        if len(barred) == len(targets):
+            raise PlaneError(
+                Code.UNAVAILABLE,
+                f"none of the {len(targets)} workers may take the request, by what it is pinned to "
+                "or excludes"
+                if targets
+                else "there is no worker; register one",
+            )
+        busy = self.admission.busy(self.loads)
+        if busy is not None:
+            for row in np.flatnonzero(busy).tolist():
+                barred.setdefault(row, "busy")
+        if not barred:
+            return np.arange(len(targets)), barred
+        return np.array([row for row in range(len(targets)) if row not in barred], np.intp), barred
+
+    def _home(self, session: str) -> Target | None:
+        home = self._sessions.get(session)
+        if home is None or home[1] <= self._clock():
+            return None
+        return home[0]
+
+    def _reserve(
+        self, request: Request, selection: Selection, lease_s: float | None
+    ) -> Reservation:
+        now = self._clock()
+        lease_s = self._lease_s if lease_s is None else lease_s
+        reservation = Reservation(
+            id=request.id or f"r{next(self._numbers)}",
+            target=selection.target,
+            prefill_tokens=selection.prefill_tokens,
+            prompt_blocks=-(-selection.prompt_tokens // self.block_size),
+            output_blocks=0,
+            lease_s=lease_s,
+            expires_at=now + lease_s,
+        )
+        self.loads.reserve(reservation)
+        if isinstance(self.index, ApproximateIndex):
+            self.index.routed_keys(selection.target, selection.keys)
+        else:
+            self.promised.promise(reservation.id, selection.target, selection.keys)
+        if request.session:
+            self._sessions[request.session] = (selection.target, now + self._session_ttl_s)
+            self._sessions.move_to_end(request.session)
+            if len(self._sessions) > self._max_sessions:
+                self._sessions.popitem(last=False)
+        return reservation
+
+    def _may_wait(self, timeout_s: float | None) -> None:
+        wait_s = self._line.expected_wait_s()
+        if len(self._line) >= self.admission.max_queued:
+            raise refused(f"all workers are busy, and {len(self._line)} requests wait", wait_s)
+        if timeout_s is not None and wait_s is not None and wait_s > timeout_s:
+            raise refused(
+                f"all workers are busy, and the wait is longer than the {timeout_s:.2f} s that the "
+                "request has",
+                wait_s,
+            )
+
+    def _too_busy(self) -> PlaneError:
+        return refused(
+            "all workers that may take the request are busy", self._line.expected_wait_s()
+        )
+
+    def _wake(self) -> None:
+        """Give workers to those who wait, as far as there are some."""
+        while (waiting := self._line.first()) is not None:
+            if waiting.answer.done():
+                self._line.pop(self._clock())
+                continue
+            try:
+                selection = self._select(waiting.request, waiting.keys, waiting.tokens)
+                if selection is None:
+                    return
+                reservation = self._reserve(waiting.request, selection, waiting.lease_s)
+            except PlaneError as error:
+                waiting.answer.set_exception(error)
+            else:
+                waiting.answer.set_result((reservation, selection))
+            self._line.pop(self._clock())
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Waiting:
+    request: Request
+    keys: NDArray[np.uint64]
+    tokens: int
+    lease_s: float | None
+    answer: asyncio.Future[tuple[Reservation, Selection]]
