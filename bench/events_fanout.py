@@ -59,6 +59,7 @@ async def serve_ours(sock: socket.socket, events: int) -> None:
     from protoplane_runtime.engines.memory import MemoryLog
     from protoplane_server.dispatcher import Dispatcher
     from protoplane_server.http import HttpDoor
+    from protoplane_server.serving import spare_collector
 
     log = MemoryLog()
     door = HttpDoor(Dispatcher([CaptionerService()], events=log), health=lambda: True)
@@ -72,6 +73,7 @@ async def serve_ours(sock: socket.socket, events: int) -> None:
                 await asyncio.sleep(0)
 
     follow_orders(publish)
+    spare_collector()
     await door.run([sock])
 
 

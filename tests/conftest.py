@@ -28,7 +28,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Tell what tests counted (`record_property`), which a green dot does not say."""
     told = [
         f"{report.nodeid}: "
-        + ", ".join(f"{count} calls {what}" for what, count in report.user_properties)
+        + ", ".join(f"{count} {what}" for what, count in report.user_properties)
         for report in terminalreporter.getreports("passed")
         if report.user_properties
     ]

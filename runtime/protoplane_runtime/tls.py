@@ -5,8 +5,10 @@ from __future__ import annotations
 import ssl
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import grpc
+if TYPE_CHECKING:
+    import grpc
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +34,9 @@ class ClientTls:
         Raises:
             OSError: A file cannot be read.
         """
+        # Heavy, and not everybody who wants TLS speaks gRPC.
+        import grpc
+
         return grpc.ssl_channel_credentials(
             root_certificates=_read(self.ca),
             private_key=_read(self.key),

@@ -5,14 +5,15 @@ from __future__ import annotations
 import importlib
 import inspect
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 from protoplane_base import Service
 
-Component = Service | Callable[[], Service]
-"""A service, or what makes one: its class, or a function without arguments."""
+Component = Service | Callable[[], Service | Sequence[Service]]
+"""A service, or what makes one: its class, or a function without arguments. A function may make a
+tuple or a list of them, which then share what it made them with."""
 
 
 class NoComponentError(Exception):
@@ -39,7 +40,8 @@ def load(name: str) -> Component:
     except ModuleNotFoundError as error:
         if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
             raise
-        raise NoComponentError(f"there is no module {module_name!r} here") from error
+        hint = "" if colon else "; one looks like captioner:Captioner"
+        raise NoComponentError(f"there is no module {module_name!r} here{hint}") from error
     if not colon:
         return _only(found, name)
     for part in attribute.split("."):
@@ -76,12 +78,16 @@ def instances(components: Iterable[Component]) -> list[Service]:
     """
     services: list[Service] = []
     for component in components:
-        service: Any = component if isinstance(component, Service) else component()
-        if not isinstance(service, Service) or not hasattr(service, "spec"):
-            name = component.__name__ if inspect.isroutine(component) else type(service).__name__
-            raise NoComponentError(
-                f"{name} is no component: derive it from a generated service such as "
-                "CaptionerService"
-            )
-        services.append(service)
+        made: object = component if isinstance(component, Service) else component()
+        several = made and isinstance(made, tuple | list)
+        for service in cast("Sequence[object]", made) if several else (made,):
+            if not isinstance(service, Service) or not hasattr(service, "spec"):
+                name = (
+                    component.__name__ if inspect.isroutine(component) else type(service).__name__
+                )
+                raise NoComponentError(
+                    f"{name} is no component: derive it from a generated service such as "
+                    "CaptionerService"
+                )
+            services.append(service)
     return services

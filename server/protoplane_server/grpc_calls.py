@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine
 from typing import Any
 
 import grpc
@@ -82,7 +82,7 @@ class _Call:
 
     async def stream_unary(self, messages: AsyncIterator[bytes], context: _Context) -> bytes:
         ctx = self._begin(context)
-        requests = self._requests(messages, context)
+        requests = self._requests(messages, context, asyncio.Lock())
         try:
             response = await self._dispatcher.unary(ctx, requests)
             reply = self._encoded(ctx, response)
@@ -98,28 +98,41 @@ class _Call:
 
     async def stream_stream(self, messages: AsyncIterator[bytes], context: _Context) -> None:
         ctx = self._begin(context)
-        requests = self._requests(messages, context)
+        # A handler may read in one task and answer in another.
+        sending = asyncio.Lock()
+        requests = self._requests(messages, context, sending)
         try:
-            await self._answer(ctx, context, requests)
+            await self._answer(ctx, context, requests, sending)
         except PlaneError as error:
             await _let_finish(context)
             await _abort(ctx, context, error)
         finally:
             await requests.aclose()
 
-    async def _answer(self, ctx: CallContext, context: _Context, request: Any) -> None:
+    async def _answer(
+        self,
+        ctx: CallContext,
+        context: _Context,
+        request: Any,
+        sending: asyncio.Lock | None = None,
+    ) -> None:
         write: Callable[[bytes], Awaitable[None]] = context.write
         answers = self._dispatcher.stream(ctx, request)
         try:
             async for answer in answers:
-                await write(self._encoded(ctx, answer))
+                data = self._encoded(ctx, answer)
+                if sending is None:
+                    await write(data)
+                else:
+                    async with sending:
+                        await write(data)
         finally:
             await answers.aclose()
         if ctx.trailers:
             context.set_trailing_metadata(tuple(ctx.trailers.items()))
 
     async def _requests(
-        self, messages: AsyncIterator[bytes], context: _Context
+        self, messages: AsyncIterator[bytes], context: _Context, sending: asyncio.Lock
     ) -> AsyncGenerator[Any, None]:
         decode = self._decode
         async for data in messages:
@@ -128,7 +141,8 @@ class _Call:
             except ValueError as error:
                 raise from_decode_error(error) from error
             yield request
-        await _cancelled_or_done(context)
+        async with sending:
+            await _finished(_cancelled_or_done(context))
 
     def _begin(self, context: _Context) -> CallContext:
         info = CallInfo(
@@ -168,6 +182,21 @@ def _metadata(pairs: Any) -> dict[str, str | bytes]:
         else:
             metadata[name] = value
     return metadata
+
+
+async def _finished(operation: Coroutine[Any, Any, None]) -> None:
+    """Let an operation of gRPC's core come to its end even when who waits for it is cancelled.
+
+    One that is left in flight would fail those that follow, the end of the call among them.
+    """
+    task = asyncio.create_task(operation)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.debug("%s", error)
+        raise
 
 
 async def _cancelled_or_done(context: _Context) -> None:

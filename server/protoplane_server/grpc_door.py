@@ -21,7 +21,7 @@ from protoplane_server.dispatcher import Dispatcher
 from protoplane_server.grpc_calls import method_handler
 from protoplane_server.grpc_health import SERVICE as HEALTH
 from protoplane_server.grpc_health import HealthService
-from protoplane_server.grpc_reflection import reflection_handlers
+from protoplane_server.grpc_reflection import DeclaresItself, reflection_handlers
 from protoplane_server.link_grpc import link_handler
 from protoplane_server.tls import Tls
 
@@ -100,7 +100,12 @@ class GrpcDoor:
             handlers.append(link_handler(self._link, limit))
         handlers.append(self._health.handlers())
         if self._options.reflection:
-            handlers += reflection_handlers([*services, HEALTH])
+            pools = [
+                service.descriptor_pool
+                for service in self._dispatcher.services
+                if isinstance(service, DeclaresItself)
+            ]
+            handlers += reflection_handlers([*services, HEALTH], pools)
         handlers.append(_Unknown(self._dispatcher))
         server.add_generic_rpc_handlers(tuple(handlers))
         if self._options.channelz:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
-
-from prometheus_client import CollectorRegistry
+from collections.abc import Awaitable, Callable, Collection
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from protoplane_base import Message
 from protoplane_runtime.engines.discovery import DEFAULT_NAMESPACE, Discovery
@@ -14,6 +12,9 @@ from protoplane_runtime.engines.interface import EventLog
 from protoplane_runtime.engines.objects.interface import ObjectStore
 from protoplane_runtime.engines.state import StateStore
 from protoplane_server.publishing import publish
+
+if TYPE_CHECKING:
+    from prometheus_client import CollectorRegistry
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +30,9 @@ class Host:
         metrics: Where to register collectors; ``/metrics`` shows them all.
         discovery: Who is there; ``None`` where the server has no engine.
         namespace: Where this instance is found, and should look for others.
+        metadata: What others are told of this instance by discovery; components add to it until
+            they are entered.
+        engine_url: URL of the engine; empty where the server has none.
     """
 
     name: str
@@ -38,6 +42,8 @@ class Host:
     metrics: CollectorRegistry
     discovery: Discovery | None = None
     namespace: str = DEFAULT_NAMESPACE
+    metadata: dict[str, str] = field(default_factory=dict[str, str], hash=False)
+    engine_url: str = ""
 
     async def publish(self, event: Message, *, key: str | None = None) -> str:
         """Publish an event outside of a call; see `protoplane_base.Context.publish`."""
@@ -51,3 +57,14 @@ class Hosted(Protocol):
     def hosted(self, host: Host) -> None:
         """The server starts: its engine is open, and the component is entered next."""
         ...
+
+
+@runtime_checkable
+class Endless(Protocol):
+    """A component with methods whose calls last until somebody ends them.
+
+    When the server stops, it ends them at once and does not wait for them.
+    """
+
+    endless_methods: Collection[str]
+    """Names of these methods, ``Watch`` for example."""

@@ -24,18 +24,18 @@ from protoplane_runtime.sockets import Address, listen
 from protoplane_server.access import Access
 from protoplane_server.component import Component, instances
 from protoplane_server.dispatcher import Dispatcher
-from protoplane_server.grpc_door import GrpcDoor, GrpcOptions
-from protoplane_server.hosting import Host, Hosted
+from protoplane_server.hosting import Endless, Host, Hosted
+from protoplane_server.kserve.offering import kserve_services
 from protoplane_server.link_inprocess import InprocessHost
 from protoplane_server.links import Links
 from protoplane_server.metrics import Metrics
 from protoplane_server.options import Options
-from protoplane_server.planes import ENDLESS, Ground, plane_services
-from protoplane_server.planes.ground import objects_beside
+from protoplane_server.planes.ground import Ground, objects_beside
 from protoplane_server.planes.reporting import reporting
 from protoplane_server.planes.stats import MetricsPlane, Stats
 
 if TYPE_CHECKING:
+    from protoplane_server.grpc_door import GrpcDoor
     from protoplane_server.http import HttpDoor
 
 _log = logging.getLogger("protoplane.server")
@@ -85,7 +85,16 @@ class Server:
         self._components = instances(cast("Iterable[Component]", listed))
         self._ground: Ground | None = None
         self._services = [*self._components]
+        endless = frozenset(
+            each.spec.methods[name].path
+            for each in self._components
+            if isinstance(each, Endless)
+            for name in each.endless_methods
+        )
         if self.options.planes:
+            from protoplane_server.planes.services import ENDLESS, plane_services
+
+            endless |= ENDLESS
             self._ground = Ground(
                 namespace=self.options.namespace,
                 max_bytes=min(1_000_000, self.options.limits.max_message_bytes // 2),
@@ -93,13 +102,15 @@ class Server:
             self._services += plane_services(self._ground)
         self.name = self.options.name or instance_name(_component(self._components))
         metrics = MetricsPlane()
+        kserve = kserve_services(self._components) if self.options.kserve else ()
+        self._protocols = tuple(service.protocol for service in kserve)
         self.dispatcher = Dispatcher(
-            [*self._services, metrics] if self._services else [],
+            [*self._services, *kserve, metrics] if self._services else [],
             events=events or self._own_events or MemoryLog(),
             limits=self.options.limits,
             metrics=Metrics(),
             access=Access(self.options.tokens) if self.options.tokens else None,
-            endless=ENDLESS,
+            endless=endless,
         )
         self._stats = metrics.source = Stats(self.name, self.dispatcher)
         self.grpc_address: str | None = None
@@ -112,6 +123,7 @@ class Server:
         self._stack = contextlib.AsyncExitStack()
         self._engine: Engine | None = None
         self._announced = contextlib.AsyncExitStack()
+        self._metadata: dict[str, str] = {}
         self._registration: Registration | None = None
         self._stopping: asyncio.Task[None] | None = None
 
@@ -224,6 +236,8 @@ class Server:
             self.dispatcher.metrics.registry,
             None if engine is None else engine.discovery,
             self.options.namespace,
+            self._metadata,
+            "" if engine is None else engine.url,
         )
 
     async def _open_objects(self) -> ObjectStore:
@@ -246,6 +260,8 @@ class Server:
             self.name,
             self.endpoints,
             self.services,
+            metadata=self._metadata,
+            protocols=self._protocols,
             namespace=self.options.namespace,
             log=str(self.events.last.epoch),
         )
@@ -296,6 +312,9 @@ class Server:
             if address.path:
                 self._stack.callback(Path(address.path).unlink, missing_ok=True)
         if options.grpc is not None:
+            # Heavy, and a server may do without this door.
+            from protoplane_server.grpc_door import GrpcDoor, GrpcOptions
+
             self._grpc = GrpcDoor(
                 self.dispatcher,
                 GrpcOptions(

@@ -1,4 +1,4 @@
-"""What a component counts about its calls, and how Prometheus reads it.
+"""What a component counts about its calls; `exposition` says how Prometheus reads it.
 
 Counting happens on the event loop only, so it needs no locks and costs well under a microsecond;
 the numbers become Prometheus samples when they are asked for.
@@ -7,21 +7,17 @@ the numbers become Prometheus samples when they are asked for.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterator, Mapping
-
-from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import (
-    CounterMetricFamily,
-    GaugeMetricFamily,
-    HistogramMetricFamily,
-    Metric,
-)
-from prometheus_client.exposition import CONTENT_TYPE_LATEST
-from prometheus_client.registry import Collector
+from collections.abc import Mapping
+from functools import cached_property
+from typing import TYPE_CHECKING
 
 from protoplane_base import Code
-from protoplane_runtime.link.acceptor import Acceptor
-from protoplane_runtime.link.connection import Connection
+
+if TYPE_CHECKING:
+    from prometheus_client import CollectorRegistry
+
+    from protoplane_runtime.link.acceptor import Acceptor
+    from protoplane_runtime.link.connection import Connection
 
 BUCKETS_S = (
     0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0
@@ -126,23 +122,19 @@ class LinkStats:
         self._past = [past + more for past, more in zip(self._past, moved, strict=True)]
 
 
-class Metrics(Collector):
+class Metrics:
     """The counts of one component.
+
+    Prometheus' library is imported once somebody asks for what needs it.
 
     Attributes:
         replies: What is remembered for repeated calls.
-        registry: Where to register more collectors; `render` writes them all.
-        content_type: Media type of what `render` gives.
     """
-
-    content_type = CONTENT_TYPE_LATEST
 
     def __init__(self) -> None:
         self.replies = ReplyStats()
         self._stats: dict[tuple[str, str], CallStats] = {}
         self._links: dict[str, LinkStats] = {}
-        self.registry = CollectorRegistry()
-        self.registry.register(self)
 
     def stats(self, method: str, door: str) -> CallStats:
         """The numbers of a method (``/package.Service/Method``) at a door."""
@@ -158,94 +150,31 @@ class Metrics(Collector):
         """How many links are open, over all carriers."""
         return sum(stats.open for stats in self._links.values())
 
+    @property
+    def carriers(self) -> Mapping[str, LinkStats]:
+        """The numbers of the links, by carrier."""
+        return self._links
+
     def links(self, carrier: str) -> LinkStats:
         """The numbers of the links over a carrier, ``tcp`` for example."""
         return self._links.setdefault(carrier, LinkStats())
 
+    @cached_property
+    def registry(self) -> CollectorRegistry:
+        """Where to register more collectors; `render` writes them all."""
+        from protoplane_server.exposition import registry_of
+
+        return registry_of(self)
+
+    @property
+    def content_type(self) -> str:
+        """Media type of what `render` gives."""
+        from protoplane_server.exposition import MEDIA_TYPE
+
+        return MEDIA_TYPE
+
     def render(self) -> bytes:
         """All metrics in the text format of Prometheus."""
-        return generate_latest(self.registry)
+        from protoplane_server.exposition import text_of
 
-    def collect(self) -> Iterator[Metric]:
-        """Samples for `prometheus_client`."""
-        labels = ["method", "door"]
-        ended = CounterMetricFamily(
-            "protoplane_calls", "Calls that are over, by code.", labels=[*labels, "code"]
-        )
-        errors = CounterMetricFamily(
-            "protoplane_call_errors", "Calls that failed, by code.", labels=[*labels, "code"]
-        )
-        sent = CounterMetricFamily(
-            "protoplane_stream_messages_sent", "Messages sent on streams.", labels=labels
-        )
-        in_flight = GaugeMetricFamily(
-            "protoplane_calls_in_flight", "Calls that are open.", labels=labels
-        )
-        latency = HistogramMetricFamily(
-            "protoplane_call_duration_seconds", "How long calls took.", labels=labels
-        )
-        for key, stats in self._stats.items():
-            for code, count in zip(Code, stats.codes, strict=True):
-                if not count:
-                    continue
-                ended.add_metric([*key, code.name], count)
-                if code is not Code.OK:
-                    errors.add_metric([*key, code.name], count)
-            sent.add_metric(key, stats.messages_sent)
-            in_flight.add_metric(key, stats.in_flight)
-            below = 0
-            buckets: list[tuple[str, float]] = []
-            for bound, count in zip((*map(str, BUCKETS_S), "+Inf"), stats.buckets, strict=True):
-                below += count
-                buckets.append((bound, below))
-            latency.add_metric(key, buckets, sum_value=stats.total_s)
-        yield from (ended, errors, sent, in_flight, latency)
-        yield from self._of_replies()
-        yield from self._of_links()
-
-    def _of_links(self) -> Iterator[Metric]:
-        labels = ["carrier"]
-        links = GaugeMetricFamily("protoplane_links", "Links that are open.", labels=labels)
-        opened = CounterMetricFamily(
-            "protoplane_links_opened", "Links that were opened.", labels=labels
-        )
-        lost = CounterMetricFamily(
-            "protoplane_links_lost", "Links that ended with an error.", labels=labels
-        )
-        moved = [
-            CounterMetricFamily(f"protoplane_link_{name}", f"{what} on links.", labels=labels)
-            for name, what in (
-                ("sent_bytes", "Bytes sent"),
-                ("received_bytes", "Bytes received"),
-                ("messages_sent", "Messages of calls sent"),
-                ("messages_received", "Messages of calls received"),
-            )
-        ]
-        for carrier, stats in self._links.items():
-            links.add_metric([carrier], stats.open)
-            opened.add_metric([carrier], stats.opened)
-            lost.add_metric([carrier], stats.lost)
-            for family, count in zip(moved, stats.moved(), strict=True):
-                family.add_metric([carrier], count)
-        yield from (links, opened, lost, *moved)
-
-    def _of_replies(self) -> Iterator[Metric]:
-        replies = self.replies
-        yield GaugeMetricFamily(
-            "protoplane_replies_remembered",
-            "Replies that are remembered for repeated calls.",
-            replies.remembered,
-        )
-        yield CounterMetricFamily(
-            "protoplane_replies_repeated",
-            "Calls that were answered with the reply to an earlier one.",
-            replies.repeated,
-        )
-        forgotten = CounterMetricFamily(
-            "protoplane_replies_forgotten",
-            "Replies that were let go: a call that is repeated later runs again.",
-            labels=["reason"],
-        )
-        for reason, count in replies.forgotten.items():
-            forgotten.add_metric([reason], count)
-        yield forgotten
+        return text_of(self.registry)

@@ -39,6 +39,8 @@ class Options:
         planes: Whether callers of any language can use the engine's events, discovery and state,
             and the object store, as the services of `protoplane.v1`. Without an engine they stand
             on one in the memory of this process.
+        kserve: Whether a component that serves models answers KServe's v2 protocol too, at the gRPC
+            and HTTP doors; see `protoplane_server.kserve.models.ServesModels`.
         objects: URL of the object store of the planes, see
             `protoplane_runtime.engines.objects.opening.open_object_store`; by default the one that
             goes with the engine.
@@ -66,6 +68,7 @@ class Options:
     namespace: str = DEFAULT_NAMESPACE
     name: str | None = None
     planes: bool = False
+    kserve: bool = True
     objects: str | None = None
     stats_interval_s: float | None = 5.0
     gzip: bool = False
@@ -93,6 +96,7 @@ class OptionFields(TypedDict, total=False):
     namespace: str
     name: str | None
     planes: bool
+    kserve: bool
     objects: str | None
     stats_interval_s: float | None
     gzip: bool

@@ -11,7 +11,7 @@ import pytest
 from tests.cli.conftest import COMMAND, Run, Served, eventually
 
 FINISHED = "forge.captioner.v1.CaptionFinished"
-COMMANDS = ["call", "demo", "generate", "listen", "new", "ps", "publish", "serve"]
+COMMANDS = ["call", "demo", "generate", "listen", "new", "ps", "publish", "router", "serve"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -166,6 +166,10 @@ def test_http_only(run: Run, environment: dict[str, str]) -> None:
     alone = Served(environment, name, "--http-only", "--http", "0")
     assert not alone.grpc
     assert run("call", alone.http, "ListStyles").returncode == 0
+    listed = [json.loads(line) for line in run("ps", "--json").stdout.splitlines()]
+    assert [each["endpoints"] for each in listed if each["pid"] == alone.process.pid] == [
+        [alone.http]
+    ]
     assert alone.stop() == 0
 
 

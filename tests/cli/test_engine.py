@@ -17,6 +17,8 @@ from tests.cli.conftest import COMMAND, Run, Served, eventually
 from forge.captioner.v1 import CaptionerClient, CaptionFinished, ListStylesRequest
 from protoplane_client import Received, connect
 from protoplane_runtime.engines.interface import Start
+from protoplane_runtime.engines.log_groups import NAMESPACE
+from protoplane_runtime.engines.opening import open_engine
 
 CAPTIONER = "protoplane_components.captioner:Captioner"
 PLACE = ["--grpc", "0", "--http", "0"]
@@ -96,6 +98,23 @@ def test_namespaces_are_apart(run: Run, environment: dict[str, str], engine: str
     assert run("call", "forge/captioner", "ListStyles", "--engine", engine).returncode == 1
     assert run("call", "forge/captioner", "ListStyles", *blue).returncode == 0
     assert served.stop() == 0
+
+
+def test_members_of_consumer_groups_are_no_components(run: Run, engine: str) -> None:
+    async def scenario() -> None:
+        own = await open_engine(engine)
+        member = asyncio.ensure_future(anext(own.groups.consume("g", ["**"])))
+        async with asyncio.timeout(30):
+            while not await own.discovery.instances(namespace=NAMESPACE):  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+        assert await asyncio.to_thread(listed, run, engine, "--all-namespaces") == []
+        [there] = await asyncio.to_thread(listed, run, engine, "--namespace", NAMESPACE)
+        assert there["pid"] == os.getpid()
+        member.cancel()
+        await asyncio.wait([member])
+        await own.close()
+
+    asyncio.run(scenario())
 
 
 def test_ps_watch_tells_who_comes_and_goes(

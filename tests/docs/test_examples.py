@@ -134,6 +134,10 @@ def free_port() -> int:
         "docs/clients",
         "docs/link",
         "docs/backends",
+        "docs/router",
+        "docs/router-component",
+        "docs/mocker",
+        "docs/kserve",
     ],
 )
 def test_every_example_of_a_page_works(page: str, tmp_path: Path) -> None:

@@ -192,9 +192,9 @@ async def lose_one(
     repeated = sum(times - 1 for times in everything.values())
     assert repeated <= at_once
     told = {
-        "ran once on the server that died": len(died),
-        "ran again elsewhere, because it died before it answered": repeated,
+        "calls ran once on the server that died": len(died),
+        "calls ran again elsewhere, because it died before it answered": repeated,
     }
     for what, count in told.items():
         record_property(what, count)
-        print(f"{count} calls {what}")
+        print(f"{count} {what}")

@@ -6,15 +6,17 @@ import asyncio
 import os
 from collections.abc import AsyncGenerator, Generator
 from contextlib import aclosing, asynccontextmanager
+from pathlib import Path
 
 import pytest
-from tests.nats_server import NatsServer, nats_server, needs_nats_server
+from tests.nats_server import NatsServer, NatsServers, nats_server, needs_nats_server
 from tests.runtime.event_log_suite import publish
 from tests.runtime.groups_suite import GroupsSuite, take, tokens
 
 from protoplane_runtime.engines.engine import Engine
 from protoplane_runtime.engines.groups import GroupSettings
 from protoplane_runtime.engines.interface import Start
+from protoplane_runtime.engines.log_groups import NAMESPACE
 from protoplane_runtime.engines.opening import open_engine
 
 pytest.importorskip("nats")
@@ -55,3 +57,43 @@ class TestNatsGroups(GroupsSuite):
             [one] = await waiting
             assert one.event.id == later
             await engine.groups.acknowledge(tokens([one]))
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+async def test_who_comes_while_the_server_is_away_waits_for_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with NatsServers(tmp_path) as servers:
+        server = servers.start()
+        engine = await open_engine(server.url)
+        event_id = await publish(engine.events, "a", durable=True)
+        server.kill()
+        settings = GroupSettings(start=Start.EARLIEST)
+        async with aclosing(engine.groups.consume("g", ["a"], settings)) as batches:
+            taking = asyncio.ensure_future(take(batches, 1))
+            async with asyncio.timeout(30):
+                while "wait for their engine" not in caplog.text:  # noqa: ASYNC110
+                    await asyncio.sleep(0.02)
+            servers.start(server.port)
+            [one] = await taking
+            assert one.event.id == event_id
+            # Others see when it dies.
+            assert len(await engine.discovery.instances(namespace=NAMESPACE)) == 1
+            await engine.groups.acknowledge(tokens([one]))
+        await engine.close()
+
+
+async def test_groups_are_closed_while_the_server_is_away(tmp_path: Path) -> None:
+    with NatsServers(tmp_path) as servers:
+        server = servers.start()
+        engine = await open_engine(server.url)
+        server.kill()
+        consuming = asyncio.ensure_future(anext(engine.groups.consume("g", ["a"]), None))
+        await asyncio.sleep(0.2)
+        await engine.close()
+        async with asyncio.timeout(30):
+            assert await consuming is None

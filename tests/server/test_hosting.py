@@ -76,6 +76,28 @@ async def test_the_object_store_is_the_one_of_the_options(tmp_path: Path) -> Non
     assert (await store.head("forge/a")).size == 1
 
 
+async def test_it_finds_others_and_says_what_it_is(tmp_path: Path) -> None:
+    class Telling(Guest):
+        def hosted(self, host: Host) -> None:
+            super().hosted(host)
+            host.metadata["colour"] = "blue"
+
+    guest = Telling()
+    name = "forge/guest/one"
+    options = component_options(engine=f"local:{tmp_path}", name=name, namespace="apart")
+    async with Server(guest, options):
+        assert guest.host.discovery is not None
+        assert guest.host.namespace == "apart"
+        [found] = await guest.host.discovery.instances(name, namespace="apart")
+        assert found.metadata == {"colour": "blue"}
+
+
+async def test_without_an_engine_there_is_nobody_to_find() -> None:
+    guest = Guest()
+    async with Server(guest, component_options()):
+        assert guest.host.discovery is None
+
+
 async def test_an_event_that_has_no_key_is_refused() -> None:
     guest = Guest()
     async with Server(guest, component_options()):

@@ -19,6 +19,7 @@ from tests.parts import Parts
 from tests.server.plain_channel import PlainChannel
 
 from forge.captioner.v1 import CaptionerService
+from protoplane_components.captioner import Captioner
 from protoplane_runtime.engines.memory import MemoryLog
 from protoplane_server import NoComponentError, Options, Server, load
 from protoplane_server.component import instances
@@ -171,12 +172,14 @@ async def test_what_is_no_component(wrong: Any) -> None:
 async def test_loading_by_name() -> None:
     assert load("tests.parts:Parts") is Parts
     assert load("forge.captioner.v1:CaptionerService") is CaptionerService
+    assert load("protoplane_components.captioner") is Captioner
 
 
 @pytest.mark.parametrize(
     ("name", "complaint"),
     [
         ("captioner", "one looks like"),
+        ("tests.parts", "that module lists 0 in __all__; one looks like"),
         ("nowhere_at_all:X", "there is no module 'nowhere_at_all'"),
         ("tests.nowhere:X", "there is no module"),
         ("tests.parts:Nobody", "has no 'Nobody'"),

@@ -15,7 +15,7 @@ from rich.table import Table
 
 from protoplane_client.commands.options import engine_options, instances_of
 from protoplane_runtime import terminal
-from protoplane_runtime.engines.discovery import Change, Instance, Joined, Left
+from protoplane_runtime.engines.discovery import Change, Instance, Joined, Left, is_internal
 from protoplane_runtime.engines.opening import open_discovery
 
 _EXAMPLE = """
@@ -35,7 +35,9 @@ _Shown = dict[tuple[str, str], Instance]
 @click.option(
     "--watch", is_flag=True, help="Follow who comes and goes, until Ctrl-C; as JSON, a line each."
 )
-@click.option("--all-namespaces", "-A", "everywhere", is_flag=True, help="Show all namespaces.")
+@click.option(
+    "--all-namespaces", "-A", "everywhere", is_flag=True, help="Show all namespaces of components."
+)
 @engine_options
 def ps(
     *,
@@ -55,6 +57,8 @@ def ps(
         terminal.run(_watch(path, engine, where, plain=plain or not terminal.is_terminal()))
         return
     found = terminal.run(instances_of(path, engine, where))
+    if everywhere:
+        found = [each for each in found if not is_internal(each.namespace)]
     if plain:
         for instance in found:
             click.echo(instance.to_json())
@@ -71,14 +75,15 @@ async def _watch(path: str | None, engine: str, namespace: str | None, *, plain:
             if plain:
                 async for changes in batches:
                     for change in changes:
-                        click.echo(_line(change))
+                        if namespace is not None or not is_internal(change.instance.namespace):
+                            click.echo(_line(change))
                 return
             shown: _Shown = {}
             with Live(_table(()), console=Console(), auto_refresh=False) as live:
                 aging = asyncio.create_task(_age(live, shown))
                 try:
                     async for changes in batches:
-                        _apply(changes, shown)
+                        _apply(changes, shown, internal=namespace is not None)
                         live.update(_table(shown.values()), refresh=True)
                 finally:
                     aging.cancel()
@@ -94,9 +99,11 @@ async def _age(live: Live, shown: _Shown) -> None:
         live.update(_table(shown.values()), refresh=True)
 
 
-def _apply(changes: Sequence[Change], shown: _Shown) -> None:
+def _apply(changes: Sequence[Change], shown: _Shown, *, internal: bool) -> None:
     for change in changes:
         instance = change.instance
+        if is_internal(instance.namespace) and not internal:
+            continue
         if isinstance(change, Left):
             shown.pop((instance.namespace, instance.name), None)
         else:

@@ -24,7 +24,7 @@ class Batch(tuple[Event | Gap, ...]):  # noqa: SLOT001  # tuples have no slots o
             used by all. Whatever one reader puts here the others find.
     """
 
-    encodings: dict[Callable[[Event | Gap], bytes], tuple[bytes, ...]] | None = None
+    encodings: dict[Callable[[Sequence[Event | Gap]], list[str]], tuple[bytes, ...]] | None = None
 
 
 class Filter:

@@ -24,6 +24,8 @@ from protoplane_runtime.entities import EntityId, check_path
 DEFAULT_NAMESPACE = "default"
 """The namespace of those who name none."""
 
+_INTERNAL = "protoplane."
+
 # What pydantic makes of the annotations has to be there when it looks for them.
 _Texts = tuple[str, ...]
 
@@ -227,6 +229,11 @@ class Discovery(Protocol):
     async def close(self) -> None:
         """End all watches and let go of what is still registered; twice does nothing more."""
         ...
+
+
+def is_internal(namespace: str) -> bool:
+    """Whether a namespace is one of Protoplane's own, in which there are no components."""
+    return namespace.startswith(_INTERNAL)
 
 
 def check_namespace(namespace: str) -> None:

@@ -16,7 +16,7 @@ from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 
 from protoplane_base import Code, PlaneError
-from protoplane_runtime.engines.dead_letters import bury
+from protoplane_runtime.engines.group_burial import BURIAL_S, Burials, Dead
 from protoplane_runtime.engines.group_consumer import Consumer, Held
 from protoplane_runtime.engines.group_reader import GroupReader
 from protoplane_runtime.engines.group_state import MAX_FLIGHTS, Flight, GroupState, Token
@@ -26,7 +26,6 @@ from protoplane_runtime.engines.state import Deleted, Entry, Snapshot, StateStor
 
 _log = logging.getLogger("protoplane.groups")
 
-_BURIAL_S = 30.0
 _MISSING_S = 2.0
 _FIRST_RETRY_S = 0.1
 _LAST_RETRY_S = 2.0
@@ -144,7 +143,7 @@ class GroupWorker:
         self._generation = ""
         self._missing: dict[str, float] = {}
         self._reader = GroupReader(parts.log, expressions, parts.durable, self._wake.set, self._end)
-        self._burying: set[asyncio.Task[None]] = set()
+        self._burials = Burials(parts.log, group, self.ask, self._wake.set)
         self._watching = asyncio.create_task(self._watch(), name=f"watch of group {group}")
         self._working = asyncio.create_task(self._work(), name=f"group {group}")
 
@@ -207,7 +206,7 @@ class GroupWorker:
         delay_s = _FIRST_RETRY_S
         try:
             # A dead letter on its way is waited for: nobody else sees to it for a while.
-            while not self.ending or self._asked or self._burying:
+            while not self.ending or self._asked or self._burials.busy:
                 self._wake.clear()
                 asked, self._asked = self._asked, []
                 try:
@@ -222,7 +221,7 @@ class GroupWorker:
                     _log.warning("group %s waits for its engine: %s", self._group, error)
                     wait_s = delay_s
                     delay_s = min(2 * delay_s, _LAST_RETRY_S)
-                if not self.ending or (self._burying and not self._asked):
+                if not self.ending or (self._burials.busy and not self._asked):
                     with suppress(TimeoutError):
                         async with asyncio.timeout(wait_s):
                             await self._wake.wait()
@@ -231,10 +230,9 @@ class GroupWorker:
             for each in self._asked:
                 each.settle(closed_error())
             await self._reader.stop()
-            tasks = [self._watching, *self._burying]
-            for task in tasks:
-                task.cancel()
-            await asyncio.wait(tasks)
+            self._watching.cancel()
+            await asyncio.wait([self._watching])
+            await self._burials.close()
 
     def _end(self, error: PlaneError | None = None) -> None:
         consumers, self._consumers = self._consumers, []
@@ -287,7 +285,7 @@ class GroupWorker:
                 for gap in gaps:
                     consumer.offer(gap)
             self._hand_out(state, claimed)
-            self._bury(state, dead)
+            self._burials.begin(state.generation, dead)
             return self._next_look(state)
 
     async def _state(self, entry: Entry | None) -> GroupState | None:
@@ -329,12 +327,10 @@ class GroupWorker:
             if each in members.left or now - since >= _MISSING_S
         ]
 
-    def _claim(
-        self, state: GroupState
-    ) -> tuple[list[tuple[Consumer, Event]], list[tuple[Event, Flight]]]:
+    def _claim(self, state: GroupState) -> tuple[list[tuple[Consumer, Event]], list[Dead]]:
         """Give events that may be delivered to consumers that have room, and find the dead."""
         claimed: list[tuple[Consumer, Event]] = []
-        dead: list[tuple[Event, Flight]] = []
+        dead: list[Dead] = []
         undone = self._reader.undone(state)
         own, flights, now_ns = self._members.own, state.flights, time.time_ns()
         known: dict[int, Held] = {}
@@ -378,7 +374,7 @@ class GroupWorker:
             settings = consumer.settings
             if flight is not None and attempt > settings.max_deliveries:
                 flight.reason = _TIMED_OUT if flight.member else flight.reason or _TIMED_OUT
-                flight.member, flight.due_ns = "", now_ns + int(_BURIAL_S * 1e9)
+                flight.member, flight.due_ns = "", now_ns + int(BURIAL_S * 1e9)
                 dead.append((event, flight))
                 continue
             if flight is None or attempt != flight.attempt:
@@ -414,37 +410,6 @@ class GroupWorker:
 
             self._asked.append(Asked(release, asyncio.get_running_loop().create_future()))
             self._wake.set()
-
-    def _bury(self, state: GroupState, dead: Sequence[tuple[Event, Flight]]) -> None:
-        if dead:
-            task = asyncio.create_task(self._bury_all(state.generation, dead))
-            self._burying.add(task)
-            task.add_done_callback(self._buried)
-
-    def _buried(self, task: asyncio.Task[None]) -> None:
-        self._burying.discard(task)
-        self._wake.set()
-
-    async def _bury_all(self, generation: str, dead: Sequence[tuple[Event, Flight]]) -> None:
-        """Publish dead letters; those that cannot be are tried again after a while."""
-        for event, flight in dead:
-            try:
-                await bury(
-                    self._parts.log,
-                    self._group,
-                    event,
-                    generation=generation,
-                    deliveries=flight.attempt,
-                    reason=flight.reason,
-                )
-                await self.ask(_finished(event.id))
-            except PlaneError as error:
-                _log.warning(
-                    "the dead letter of event %s of group %s waits: %s",
-                    event.id,
-                    self._group,
-                    error,
-                )
 
     def _next_look(self, state: GroupState) -> float | None:
         now_ns = time.time_ns()
@@ -504,12 +469,3 @@ def no_group(group: str) -> PlaneError:
 def closed_error() -> PlaneError:
     """The error of who asks after the end."""
     return PlaneError(Code.UNAVAILABLE, "the consumer groups are closed")
-
-
-def _finished(event_id: EventId) -> Change:
-    def change(state: GroupState) -> None:
-        if state.epoch == event_id.epoch and not state.is_done(event_id.sequence):
-            state.dead_lettered += 1
-            state.finish(event_id.sequence)
-
-    return change

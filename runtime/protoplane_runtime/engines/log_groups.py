@@ -48,6 +48,7 @@ NAMESPACE = "protoplane.groups"
 
 _MEMBERS = "consumer-group-members"
 _ATTEMPTS = 100
+_FIRST_RETRY_S = 0.1
 _RETRY_S = 2.0
 
 
@@ -192,7 +193,10 @@ class LogGroups:
         """Have a name among the members, and see who else is there."""
         if self._joining is None:
             self._joining = asyncio.create_task(self._tell_discovery())
-        await asyncio.shield(self._joining)
+        # Others wait for it as well, and `close` may end it.
+        await asyncio.wait([self._joining])
+        if not self._joining.cancelled():
+            self._joining.result()
 
     async def _tell_discovery(self) -> None:
         self._members.own = f"u{token_hex(4)}"
@@ -200,13 +204,25 @@ class LogGroups:
             return
         name = f"m{token_hex(4)}"
         instance = Instance(f"{_MEMBERS}/{name}", namespace=NAMESPACE)
-        try:
-            await self._registration.enter_async_context(self._discovery.register(instance))
-        except PlaneError as error:
-            _log.warning("others will not see at once when this process ends: %s", error)
-        else:
+        if await self._register(self._discovery, instance):
             self._members.own = name
         self._watching = asyncio.create_task(self._watch(self._discovery))
+
+    async def _register(self, discovery: Discovery, instance: Instance) -> bool:
+        """Whether discovery was told of this process; waits for an engine that is away."""
+        delay_s = _FIRST_RETRY_S
+        while True:
+            try:
+                await self._registration.enter_async_context(discovery.register(instance))
+            except PlaneError as error:
+                if error.code is not Code.UNAVAILABLE:
+                    _log.warning("others will not see at once when this process ends: %s", error)
+                    return False
+                _log.warning("consumer groups wait for their engine: %s", error)
+            else:
+                return True
+            await asyncio.sleep(delay_s)
+            delay_s = min(2 * delay_s, _RETRY_S)
 
     async def _watch(self, discovery: Discovery) -> None:
         members = self._members

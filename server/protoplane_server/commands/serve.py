@@ -50,7 +50,7 @@ class Place(click.ParamType[str]):
 
 
 @click.command(epilog=_EXAMPLE)
-@click.argument("components", metavar="MODULE:CLASS...", nargs=-1)
+@click.argument("components", metavar="MODULE[:CLASS]...", nargs=-1)
 @click.option("--grpc", type=Place(), default="50051", show_default=True, help="gRPC's place.")
 @click.option("--http", type=Place(), default="8080", show_default=True, help="HTTP's place.")
 @click.option("--http-only", is_flag=True, help="Open the HTTP door alone.")
@@ -162,11 +162,12 @@ def serve(
 ) -> None:
     """Serve the components at MODULE:CLASS until Ctrl-C or SIGTERM, then drain.
 
-    Modules are looked for in the current folder and in its folder "generated" too.
+    The class can be left out where the module has one component only. Modules are looked for in the
+    current folder and in its folder "generated" too.
     """
     if not components and not planes:
         raise click.UsageError(
-            "Missing argument 'MODULE:CLASS...': name a component, or serve the --planes alone"
+            "Missing argument 'MODULE[:CLASS]...': name a component, or serve the --planes alone"
         )
     if objects is not None and not planes:
         raise click.UsageError("--objects goes with --planes")

@@ -14,6 +14,7 @@ from protoplane_base import Code, MethodKind, MethodSpec, PlaneError
 from protoplane_base.services import ServiceSpec
 from protoplane_runtime.link.carriers.interface import Started
 from protoplane_server.http.asgi import Exchange, Headers, Receive, Scope, Send
+from protoplane_server.http.beside import Beside
 from protoplane_server.http.connect import get_unary, post_unary
 from protoplane_server.http.connect_stream import ConnectStream
 from protoplane_server.http.departure import Disconnected
@@ -49,10 +50,15 @@ class Application:
         state: The door's state.
         services: The services behind it.
         link: Takes on the links that come in here; ``None`` takes none.
+        beside: What services answer beside their rpcs.
     """
 
     def __init__(
-        self, state: DoorState, services: Sequence[ServiceSpec], link: Started | None = None
+        self,
+        state: DoorState,
+        services: Sequence[ServiceSpec],
+        link: Started | None = None,
+        beside: Sequence[Beside] = (),
     ) -> None:
         self._state = state
         self._methods: dict[str, MethodSpec[Any, Any]] = {}
@@ -65,6 +71,7 @@ class Application:
         self._events = EventDoor(state, services)
         self._mercure = MercureDoor(state)
         self._links = LinkRoutes(state, link) if link is not None else None
+        self._beside = beside
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request; the server calls this."""
@@ -141,6 +148,9 @@ class Application:
         if found is not None:
             route, values = found
             return route.serve(exchange, self._state, values)
+        for paths in self._beside:
+            if paths.serves(raw_path):
+                return paths.serve(exchange)
         raise self._not_found(path, verb, self._routes.verbs(raw_path))
 
     def _not_found(self, path: str, verb: str, verbs: list[str]) -> PlaneError:

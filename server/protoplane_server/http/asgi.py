@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 Scope: TypeAlias = MutableMapping[str, Any]
 Message: TypeAlias = MutableMapping[str, Any]
@@ -12,6 +12,21 @@ Receive: TypeAlias = Callable[[], Awaitable[Message]]
 Send: TypeAlias = Callable[[Message], Awaitable[None]]
 App: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 Headers: TypeAlias = list[tuple[bytes, bytes]]
+
+
+_KEPT = ("type", "method", "client", "http_version", "protoplane.transport")
+"""What of a scope the server and an `Exchange` need until the response ends."""
+
+
+@runtime_checkable
+class TellsLoss(Protocol):
+    """A server's protocol that tells when its connection is lost.
+
+    Attributes:
+        lost: Called once then.
+    """
+
+    lost: Callable[[], None] | None
 
 
 class Exchange:
@@ -57,6 +72,40 @@ class Exchange:
             return False
         transport.abort()
         return True
+
+    def when_lost(self, call: Callable[[], None] | None) -> bool:
+        """Have something called once the connection is lost, or with ``None`` no more.
+
+        Only one at a time; it takes less than to wait for that word.
+
+        Returns:
+            Whether the server does that; where not, `receive` tells.
+        """
+        transport: asyncio.Transport | None = self.scope.get("protoplane.transport")
+        # One that is closing may have told of its end already.
+        if transport is None or transport.is_closing():
+            return False
+        protocol = transport.get_protocol()
+        if not isinstance(protocol, TellsLoss):
+            return False
+        protocol.lost = call
+        return True
+
+    @property
+    def has_body(self) -> bool:
+        """Whether the request comes with a body."""
+        length = self.headers.get(b"content-length", b"0")
+        return length != b"0" or b"transfer-encoding" in self.headers
+
+    def forget_request(self) -> None:
+        """Give back the memory of what was asked, for a response that lasts."""
+        scope = self.scope
+        if "protoplane.transport" in scope:
+            self.headers.clear()
+            scope["headers"].clear()
+            kept = {name: scope[name] for name in _KEPT if name in scope}
+            scope.clear()
+            scope.update(kept)
 
     async def start(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> None:
         """Send the head of a response whose body follows."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from functools import partial
 from types import TracebackType
 from typing import Self
 
@@ -30,9 +31,21 @@ class Departure:
             milliseconds, so a quick call does not pay for a task.
         at_once: Start watching right away; for streams, where watching also reads the body.
         group: Tasks that the door knows this one among; by default its calls.
+        when_lost: Where the server calls back, there is nothing to watch; see `Exchange.when_lost`.
+            For requests without a body.
     """
 
-    __slots__ = ("_at_once", "_group", "_state", "_task", "_timer", "_watch", "_watcher", "gone")
+    __slots__ = (
+        "_at_once",
+        "_group",
+        "_state",
+        "_task",
+        "_timer",
+        "_watch",
+        "_watcher",
+        "_when_lost",
+        "gone",
+    )
 
     def __init__(
         self,
@@ -41,11 +54,13 @@ class Departure:
         *,
         at_once: bool = False,
         group: set[asyncio.Task[object]] | None = None,
+        when_lost: Callable[[Callable[[], None] | None], bool] | None = None,
     ) -> None:
         self._state = state
         self._watch = watch
         self._group = state.calls if group is None else group
         self._at_once = at_once
+        self._when_lost = when_lost
         self._timer: asyncio.TimerHandle | None = None
         self._watcher: asyncio.Task[None] | None = None
         self.gone = False
@@ -55,7 +70,9 @@ class Departure:
         assert task is not None
         self._task: asyncio.Task[object] = task
         self._group.add(task)
-        if self._at_once:
+        if self._when_lost is not None and self._when_lost(self._leave):
+            pass
+        elif self._at_once:
             self._start()
         else:
             self._timer = asyncio.get_running_loop().call_later(_PATIENCE_S, self._start)
@@ -70,6 +87,8 @@ class Departure:
         self._group.discard(self._task)
         if self._timer is not None:
             self._timer.cancel()
+        if self._when_lost is not None:
+            self._when_lost(None)
         watcher, self._watcher = self._watcher, None
         if watcher is not None:
             watcher.cancel()
@@ -99,15 +118,18 @@ class Departure:
                 {"message": "watching for a client that goes failed", "exception": error}
             )
         elif self._watcher is watcher:
-            self.gone = True
-            self._task.cancel()
+            self._leave()
+
+    def _leave(self) -> None:
+        self.gone = True
+        self._task.cancel()
 
 
 def disconnection(receive: Receive) -> Callable[[], Coroutine[None, None, None]]:
     """A watch for a request whose body has been read."""
+    return partial(_read_to_the_end, receive)
 
-    async def watch() -> None:
-        while (await receive())["type"] != "http.disconnect":
-            pass
 
-    return watch
+async def _read_to_the_end(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass

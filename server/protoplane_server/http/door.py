@@ -16,6 +16,7 @@ from protoplane_runtime.link.carriers.interface import Started
 from protoplane_server.dispatcher import Dispatcher
 from protoplane_server.http.application import Application
 from protoplane_server.http.asgi import App
+from protoplane_server.http.beside import BringsRoutes
 from protoplane_server.http.guard import HEADER_TIMEOUT_S, GuardedProtocol
 from protoplane_server.http.state import DoorState
 
@@ -75,7 +76,12 @@ class HttpDoor:
         self._server: _Server | Http2Server | None = None
         self._http2 = http2
         specs = [service.spec for service in dispatcher.services]
-        self.app: App = Application(self._state, specs, link)
+        beside = [
+            service.http_routes(self._state)
+            for service in dispatcher.services
+            if isinstance(service, BringsRoutes)
+        ]
+        self.app: App = Application(self._state, specs, link, beside)
 
     async def run(self, sockets: list[socket.socket]) -> None:
         """Serve on bound sockets until `stop`, then close them.

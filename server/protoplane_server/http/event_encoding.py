@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, cast
 
 from protoplane_runtime.engines.batches import Batch
 from protoplane_runtime.engines.interface import Event, EventId, Gap
-from protoplane_server.http.sse import sse_event
+from protoplane_server.http.sse import sse_text
 
-PIECE_BYTES = 512 * 1024
-"""Most bytes that leave in one send, unless one event is larger: what a slow client can hold."""
+PIECE_SIZE = 512 * 1024
+"""Most characters that leave in one send, unless one event is larger: what a slow client holds."""
 
 GAP = "gap"
 """Type of the event that tells of a gap."""
 
 _LOG_URN = "urn:protoplane:log:"
 
-Encode = Callable[[Event | Gap], bytes]
-"""Encodes one item; no bytes for one that is left out."""
+Encode = Callable[[Sequence[Event | Gap]], list[str]]
+"""Writes a batch as the text of an event stream, item by item; nothing for one that is left out."""
 
 
 def encoded(batch: Sequence[Event | Gap], encode: Encode) -> Sequence[bytes]:
@@ -29,34 +29,46 @@ def encoded(batch: Sequence[Event | Gap], encode: Encode) -> Sequence[bytes]:
     Readers that share the batch and the way to encode it share the bytes.
     """
     if not isinstance(batch, Batch):
-        return _pieces(map(encode, batch))
+        return _pieces(encode(batch))
     if batch.encodings is None:
         batch.encodings = {}
     found = batch.encodings.get(encode)
     if found is None:
-        found = batch.encodings[encode] = _pieces(map(encode, batch))
+        found = batch.encodings[encode] = _pieces(encode(batch))
     return found
 
 
-def encode_event(item: Event | Gap) -> bytes:
-    """An event, or word of a gap, as bytes of an event stream."""
-    if isinstance(item, Event):
-        event_id = item.id
-        return (
-            f"id: {event_id.epoch}-{event_id.sequence}\nevent: {item.type}\n"
-            f"key: {item.key}\ndata: {item.json}\n\n"
-        ).encode()
-    return sse_event(json.dumps(gap_document(item)), event=GAP, id_=str(resume_id(item)))
+def plain(batch: Sequence[Event | Gap]) -> list[str]:
+    """Events, and word of gaps, as they are."""
+    if {*map(type, batch)} != {Event}:
+        return [_plain_gap(item) if isinstance(item, Gap) else plain([item])[0] for item in batch]
+    # Most of a batch has few keys and types, and what stands between id and data is made once.
+    middles = {
+        (item[1], item[2]): f"\nevent: {item[2]}\nkey: {item[1]}\ndata: "
+        for item in cast("Sequence[Event]", batch)
+    }
+    return [
+        f"id: {epoch}-{sequence}{middles[key, type_]}{text}\n\n"
+        for (epoch, sequence), key, type_, _, text, _ in cast("Sequence[Event]", batch)
+    ]
 
 
-def encode_cloud_event(item: Event | Gap) -> bytes:
-    """The same as a CloudEvent in structured JSON.
+def cloud_events(batch: Sequence[Event | Gap]) -> list[str]:
+    """The same as CloudEvents in structured JSON.
 
-    It bears no ``event:``, so that a browser's ``onmessage`` gets all types; but a gap does. Its
+    They bear no ``event:``, so that a browser's ``onmessage`` gets all types; but a gap does. Their
     source is the log, so that the same event has the same source and id wherever it is read.
 
     Source: CloudEvents 1.0.2, JSON Event Format.
     """
+    return list(map(_cloud_event, batch))
+
+
+def _plain_gap(gap: Gap) -> str:
+    return sse_text(json.dumps(gap_document(gap)), event=GAP, id_=str(resume_id(gap)))
+
+
+def _cloud_event(item: Event | Gap) -> str:
     if isinstance(item, Event):
         event_id = item.id
         return (
@@ -64,7 +76,7 @@ def encode_cloud_event(item: Event | Gap) -> bytes:
             f'"source":"{_LOG_URN}{event_id.epoch}","type":{json.dumps(item.type)},'
             f'"subject":{json.dumps(item.key)},"time":"{rfc3339(item.time_ns)}",'
             f'"datacontenttype":"application/json","data":{item.json}}}\n\n'
-        ).encode()
+        )
     document = {
         "specversion": "1.0",
         "id": f"{GAP}-{item.asked}-{item.next}",
@@ -73,7 +85,7 @@ def encode_cloud_event(item: Event | Gap) -> bytes:
         "datacontenttype": "application/json",
         "data": gap_document(item),
     }
-    return sse_event(json.dumps(document), event=GAP, id_=str(resume_id(item)))
+    return sse_text(json.dumps(document), event=GAP, id_=str(resume_id(item)))
 
 
 def rfc3339(time_ns: int) -> str:
@@ -100,17 +112,16 @@ def resume_id(gap: Gap) -> EventId:
     return EventId(gap.next.epoch, max(gap.next.sequence - 1, 0))
 
 
-def _pieces(items: Iterable[bytes]) -> tuple[bytes, ...]:
-    parts = [*items]
-    whole = b"".join(parts)
-    if len(whole) <= PIECE_BYTES:
-        return (whole,) if whole else ()
-    pieces: list[bytes] = []
-    begin = at = size = 0
-    for at, part in enumerate(parts):
-        if size + len(part) > PIECE_BYTES and begin < at:
-            pieces.append(b"".join(parts[begin:at]))
+def _pieces(texts: list[str]) -> tuple[bytes, ...]:
+    whole = "".join(texts)
+    if len(whole) <= PIECE_SIZE:
+        return (whole.encode(),) if whole else ()
+    pieces: list[str] = []
+    begin = size = 0
+    for at, text in enumerate(texts):
+        if size + len(text) > PIECE_SIZE and begin < at:
+            pieces.append("".join(texts[begin:at]))
             begin, size = at, 0
-        size += len(part)
-    pieces.append(b"".join(parts[begin:]))
-    return tuple(filter(None, pieces))
+        size += len(text)
+    pieces.append("".join(texts[begin:]))
+    return tuple(piece.encode() for piece in pieces if piece)

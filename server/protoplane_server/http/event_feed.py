@@ -48,16 +48,24 @@ async def feed(
     """
     stream = EventStream(
         exchange,
+        state.rounds,
         state.keep_alive_s,
         stall_s=state.dispatcher.limits.stall_s,
         headers=headers,
     )
-    departure = Departure(state, disconnection(exchange.receive), at_once=True, group=state.streams)
+    departure = Departure(
+        state,
+        disconnection(exchange.receive),
+        at_once=True,
+        group=state.streams,
+        when_lost=None if exchange.has_body else exchange.when_lost,
+    )
     last = b""
     reader = cast("AsyncGenerator[Sequence[Event | Gap], None]", batches)
     try:
         with departure, stream:
             await stream.write(sse_retry(state.retry_ms, id_=opening_id))
+            exchange.forget_request()
             async with aclosing(reader):
                 async for batch in reader:
                     for piece in encoded(batch, encode):

@@ -11,13 +11,13 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from protoplane_base import Code, PlaneError
 from protoplane_runtime.engines.interface import EventId, Since, Start
-from protoplane_server.http.event_encoding import Encode, encode_cloud_event, encode_event
+from protoplane_server.http.event_encoding import Encode, cloud_events, plain
 
 MAX_EXPRESSIONS = 64
 """Most key expressions of one stream."""
 
 _MAX_SECONDS = Decimal(100_000_000_000)
-_ENVELOPES: dict[str, Encode] = {"none": encode_event, "cloudevents": encode_cloud_event}
+_ENVELOPES: dict[str, Encode] = {"none": plain, "cloudevents": cloud_events}
 _LOST_PLUS = re.compile(r"(:\d\d(?:\.\d+)?) (\d\d:\d\d)$")
 
 Query = Mapping[str, Sequence[str]]

@@ -7,6 +7,7 @@ import logging
 from types import TracebackType
 
 from protoplane_server.http.asgi import Exchange, Headers
+from protoplane_server.http.rounds import Rounds
 from protoplane_server.http.sse import HEADERS, KEEP_ALIVE
 
 _log = logging.getLogger("protoplane.http")
@@ -26,6 +27,7 @@ class EventStream:
 
     Args:
         exchange: The request that is answered.
+        rounds: Those of the door.
         interval_s: Seconds of silence after which a comment is sent.
         stall_s: Seconds without a byte taken after which the client is cut off; ``None`` for never.
         headers: Headers of the response, beside those of any event stream.
@@ -43,9 +45,10 @@ class EventStream:
         "_interval_s",
         "_loop",
         "_moved_at",
+        "_round",
         "_stall_s",
         "_task",
-        "_timer",
+        "_turn",
         "_unsent",
         "_writes",
         "_wrote_at",
@@ -55,6 +58,7 @@ class EventStream:
     def __init__(
         self,
         exchange: Exchange,
+        rounds: Rounds,
         interval_s: float,
         *,
         stall_s: float | None = None,
@@ -66,7 +70,10 @@ class EventStream:
         self._stall_s = stall_s
         self._headers = headers
         self._loop = asyncio.get_running_loop()
-        self._timer: asyncio.TimerHandle | None = None
+        # Half of it, so that neither a beat nor an end is late by more than that.
+        every_s = interval_s if stall_s is None else min(interval_s, stall_s)
+        self._round = rounds.every(every_s / 2)
+        self._turn = 0
         self._beat: asyncio.Task[None] | None = None
         self._task: asyncio.Task[object] | None = None
         self._cancelled = False
@@ -79,7 +86,7 @@ class EventStream:
     def __enter__(self) -> None:
         self._task = asyncio.current_task()
         self._wrote_at = self._loop.time()
-        self._arm()
+        self._turn = self._round.join(self)
 
     def __exit__(
         self,
@@ -87,8 +94,7 @@ class EventStream:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> bool:
-        if self._timer is not None:
-            self._timer.cancel()
+        self._round.leave(self, self._turn)
         if self._beat is not None:
             self._beat.cancel()
         if self._cancelled and kind is asyncio.CancelledError:
@@ -114,14 +120,10 @@ class EventStream:
         finally:
             self._writes -= 1
 
-    def _arm(self) -> None:
-        # Half of it, so that neither a beat nor an end is late by more than that.
-        every_s = self._interval_s
-        if self._stall_s is not None:
-            every_s = min(every_s, self._stall_s)
-        self._timer = self._loop.call_later(every_s / 2, self._tick)
-
-    def _tick(self) -> None:
+    def look(self) -> None:
+        """See whether the stream is silent or stalled; the round does this."""
+        if self.stalled:
+            return
         now = self._loop.time()
         if self._writes:
             # The client is slow, so the stream is not silent; does it take anything at all?
@@ -132,10 +134,8 @@ class EventStream:
                 self._unsent, self._moved_at = unsent, now
             elif now - self._moved_at >= (self._allowed_s if unsent is None else self._stall_s):
                 self._cut_off()
-                return
         elif now - self._wrote_at >= self._interval_s:
             self._beat = self._loop.create_task(self.write(KEEP_ALIVE))
-        self._arm()
 
     def _cut_off(self) -> None:
         self.stalled = True

@@ -14,7 +14,7 @@ from collections import deque
 from urllib.parse import parse_qs
 
 from protoplane_base import Code, PlaneError
-from protoplane_runtime.link.carriers.http import CLOSED, OPENED, PATH
+from protoplane_runtime.link.carriers.http_names import CLOSED, OPENED, PATH
 from protoplane_runtime.link.carriers.interface import Started
 from protoplane_runtime.link.carriers.pumped import PumpedCarrier
 from protoplane_server.http.asgi import Exchange
@@ -80,7 +80,7 @@ class LinkRoutes:
         await read_body(exchange, state, encoded=False)
         id_ = secrets.token_urlsafe(32)
         said = {"id": id_, "max_body_bytes": min(_BODY_BYTES, state.max_bytes)}
-        stream = EventStream(exchange, state.keep_alive_s)
+        stream = EventStream(exchange, state.rounds, state.keep_alive_s)
         departure = Departure(
             state, disconnection(exchange.receive), at_once=True, group=state.streams
         )

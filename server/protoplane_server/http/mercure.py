@@ -36,7 +36,7 @@ from protoplane_server.http.mercure_topics import (
     selectors,
     topic_of,
 )
-from protoplane_server.http.sse import sse_event
+from protoplane_server.http.sse import sse_text
 from protoplane_server.http.state import DoorState
 
 PATH = "/.well-known/mercure"
@@ -144,20 +144,23 @@ class _Encode:
 
     selectors: Selectors
 
-    def __call__(self, item: Event | Gap) -> bytes:
+    def __call__(self, batch: Sequence[Event | Gap]) -> list[str]:
+        return list(map(self._encode, batch))
+
+    def _encode(self, item: Event | Gap) -> str:
         if isinstance(item, Gap):
             document = json.dumps(gap_document(item))
-            return sse_event(document, event=GAP, id_=f"#{resume_id(item)}")
+            return sse_text(document, event=GAP, id_=f"#{resume_id(item)}")
         update = _update_of(item)
         topics = list(update.topics) if update is not None else [topic_of(item.key)]
         selected = next(filter(self.selectors.select, topics), None)
         # It is filed under each of its topics, and a subscriber wants it once.
         if selected is None or key_of(selected) != item.key:
-            return b""
+            return ""
         if update is None:
-            return sse_event(item.json, event=item.type, id_=f"#{item.id}")
+            return sse_text(item.json, event=item.type, id_=f"#{item.id}")
         retry = "" if update.retry_ms is None else f"retry: {update.retry_ms}\n"
-        return retry.encode() + sse_event(update.data, event=update.type, id_=f"#{item.id}")
+        return retry + sse_text(update.data, event=update.type, id_=f"#{item.id}")
 
 
 def _update_of(event: Event) -> MercureUpdate | None:

@@ -62,7 +62,9 @@ async def serve_events(
     The head of the response leaves with the first message, or when there has been none for a
     while. A call that fails before that is answered with the status of its error.
     """
-    stream = EventStream(exchange, state.keep_alive_s, stall_s=state.dispatcher.limits.stall_s)
+    stream = EventStream(
+        exchange, state.rounds, state.keep_alive_s, stall_s=state.dispatcher.limits.stall_s
+    )
     context = state.dispatcher.begin(
         method, state.call_info(exchange, connect_timeout_s(exchange.headers))
     )

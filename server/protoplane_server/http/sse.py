@@ -18,6 +18,11 @@ HEADERS: Headers = [
 
 
 def sse_event(data: str, *, event: str = "", id_: str = "", key: str = "") -> bytes:
+    """One event as bytes; see `sse_text`."""
+    return sse_text(data, event=event, id_=id_, key=key).encode()
+
+
+def sse_text(data: str, *, event: str = "", id_: str = "", key: str = "") -> str:
     """One event.
 
     Args:
@@ -34,8 +39,8 @@ def sse_event(data: str, *, event: str = "", id_: str = "", key: str = "") -> by
     )
     if "\n" in data or "\r" in data:
         lines = data.replace("\r\n", "\n").replace("\r", "\n").split("\n")
-        return (head + "".join(f"data: {line}\n" for line in lines) + "\n").encode()
-    return f"{head}data: {data}\n\n".encode()
+        return head + "".join(f"data: {line}\n" for line in lines) + "\n"
+    return f"{head}data: {data}\n\n"
 
 
 def sse_retry(retry_ms: int, *, id_: str = "") -> bytes:

@@ -10,6 +10,7 @@ from protoplane_server.context import CallInfo
 from protoplane_server.dispatcher import Dispatcher
 from protoplane_server.http.asgi import Exchange
 from protoplane_server.http.metadata import RequestMetadata
+from protoplane_server.http.rounds import Rounds
 
 
 @dataclass(slots=True, kw_only=True)
@@ -25,6 +26,7 @@ class DoorState:
         closing: Set once the door stops: streams of events end, nothing waits any more.
         calls: Tasks that serve a call now.
         streams: Tasks that serve a subscriber now.
+        rounds: Look after event streams.
     """
 
     dispatcher: Dispatcher
@@ -35,6 +37,7 @@ class DoorState:
     closing: asyncio.Event = field(default_factory=asyncio.Event)
     calls: set[asyncio.Task[object]] = field(default_factory=set[asyncio.Task[object]])
     streams: set[asyncio.Task[object]] = field(default_factory=set[asyncio.Task[object]])
+    rounds: Rounds = field(default_factory=Rounds)
 
     @property
     def max_bytes(self) -> int:

@@ -1,6 +1,4 @@
-"""The event, discovery, state, object and metrics planes as services, for any language."""
+"""The event, discovery, state, object and metrics planes as services, for any language.
 
-from protoplane_server.planes.ground import Ground
-from protoplane_server.planes.services import ENDLESS, plane_services
-
-__all__ = ["ENDLESS", "Ground", "plane_services"]
+`services` has them; it is imported by servers that offer them, and by no other.
+"""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from protoplane_base import Code, PlaneError
 from protoplane_runtime.engines.discovery import DEFAULT_NAMESPACE
@@ -12,7 +13,9 @@ from protoplane_runtime.engines.engine import Engine
 from protoplane_runtime.engines.interface import EventLog
 from protoplane_runtime.engines.objects.interface import ObjectStore
 from protoplane_runtime.engines.objects.opening import open_object_store
-from protoplane_server.planes.uploads import Uploads
+
+if TYPE_CHECKING:
+    from protoplane_server.planes.uploads import Uploads
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +74,9 @@ class Ground:
         Raises:
             PlaneError, MissingExtraError: The object store cannot be opened.
         """
+        # It knows of the engines' storage, which a server without planes does not need.
+        from protoplane_server.planes.uploads import Uploads
+
         objects = await open_object_store(objects_url)
         async with Uploads() as uploads:
             self._floor = Floor(events, engine, objects, uploads)

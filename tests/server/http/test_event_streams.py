@@ -23,12 +23,7 @@ from forge.captioner.v1 import CaptionFinished
 from protoplane_runtime.engines.interface import Event, EventId, Gap
 from protoplane_runtime.engines.local.log import LocalLog
 from protoplane_runtime.engines.memory import MemoryLog
-from protoplane_server.http.event_encoding import (
-    PIECE_BYTES,
-    encode_cloud_event,
-    encode_event,
-    encoded,
-)
+from protoplane_server.http.event_encoding import PIECE_SIZE, cloud_events, encoded, plain
 
 pytestmark = pytest.mark.anyio
 ID = re.compile(rb"^id: \d+-(\d+)\n", re.MULTILINE)
@@ -160,22 +155,22 @@ async def test_cloud_events() -> None:
 
 def test_a_cloud_event_of_odd_texts() -> None:
     event = Event(EventId(1, 2), 'a"b/ü', "x.Y", b"", "17", 1_700_000_000_000_000_001)
-    field = encode_cloud_event(event).decode().split("data: ")[1].strip()
+    field = cloud_events([event])[0].split("data: ")[1].strip()
     document = json.loads(field)
     assert (document["subject"], document["data"]) == ('a"b/ü', 17)
     assert document["time"] == "2023-11-14T22:13:20.000000001Z"
 
 
 def test_large_batches_are_cut_where_an_event_ends() -> None:
-    sizes = [10, PIECE_BYTES // 2, PIECE_BYTES // 2, 3 * PIECE_BYTES, 10, 10]
+    sizes = [10, PIECE_SIZE // 2, PIECE_SIZE // 2, 3 * PIECE_SIZE, 10, 10]
     batch = [
         Event(EventId(1, number), "k", "T", b"", "x" * size, 0) for number, size in enumerate(sizes)
     ]
-    pieces = encoded(batch, encode_event)
-    assert b"".join(pieces) == b"".join(map(encode_event, batch))
+    pieces = encoded(batch, plain)
+    assert b"".join(pieces) == "".join(plain(batch)).encode()
     assert all(piece.endswith(b"\n\n") for piece in pieces)
     assert [piece.count(b"\n\n") for piece in pieces] == [2, 1, 1, 2]
-    assert encoded([Gap(EventId(1, 1), None, EventId(1, 2))], lambda _: b"") == ()
+    assert encoded([Gap(EventId(1, 1), None, EventId(1, 2))], lambda _: [""]) == ()
 
 
 class Scripted:
@@ -202,6 +197,12 @@ class Scripted:
         if self.moves:
             self.unsent -= 1
         return self.unsent
+
+    def is_closing(self) -> bool:
+        return self.aborted.is_set()
+
+    def get_protocol(self) -> object:
+        return self  # It calls nobody back, so the door waits for word.
 
     def abort(self) -> None:
         self.aborted.set()
@@ -249,6 +250,21 @@ async def test_where_the_server_hides_its_sockets_a_send_has_its_time() -> None:
         await server.serve(hidden=True)  # It ends by itself.
         assert [sent.count(b"data: ") for sent in server.sent] == [0, 10, 0]
         assert server.sent[2] == b"retry: 1000\n\n"  # In case that it ever goes on.
+
+
+@pytest.mark.parametrize("body", [b"", b"xyz"])
+async def test_a_client_that_goes_holds_nothing(body: bytes) -> None:
+    async with running() as run:
+        head = b"GET /events/** HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % len(body)
+        _, hasty = await run.connect()
+        hasty.write(head + body)
+        hasty.transport.abort()  # Perhaps before the door has seen the request.
+        reader, writer = await run.connect()
+        writer.write(head + body)
+        await reader.readuntil(b"id: ")
+        await until(lambda: run.log.readers == 1)
+        writer.transport.abort()
+        await until(lambda: run.log.readers == 0)
 
 
 async def test_a_socket_that_takes_nothing_is_closed(caplog: pytest.LogCaptureFixture) -> None:

@@ -13,7 +13,7 @@ from tests.server.http.board import NAME, running
 
 from forge.captioner.v1 import CaptionFinished
 from protoplane_runtime.engines.interface import Event, EventId, Gap
-from protoplane_server.http.event_encoding import encode_event
+from protoplane_server.http.event_encoding import encoded, plain
 
 pytestmark = pytest.mark.anyio
 TELL = f"/{NAME}/Tell"
@@ -255,9 +255,12 @@ async def test_a_slow_subscriber_slows_nobody() -> None:
 
 def test_encoding() -> None:
     event = Event(EventId(1, 2), "a/b", "x.Y", b"", '{"k":"v\\n"}', 0)
-    assert encode_event(event) == b'id: 1-2\nevent: x.Y\nkey: a/b\ndata: {"k":"v\\n"}\n\n'
+    assert (
+        b"".join(encoded([event], plain))
+        == b'id: 1-2\nevent: x.Y\nkey: a/b\ndata: {"k":"v\\n"}\n\n'
+    )
     gap = Gap(EventId(1, 2), None, EventId(2, 1))
-    assert encode_event(gap).startswith(b"id: 2-0\nevent: gap\ndata: ")
-    assert b"ephemeral" not in encode_event(gap)
+    assert b"".join(encoded([gap], plain)).startswith(b"id: 2-0\nevent: gap\ndata: ")
+    assert b"ephemeral" not in b"".join(encoded([gap], plain))
     ephemeral = Gap(EventId(1, 2), None, EventId(2, 1), ephemeral=True)
-    assert b'"ephemeral": true' in encode_event(ephemeral)
+    assert b'"ephemeral": true' in b"".join(encoded([ephemeral], plain))

@@ -22,18 +22,15 @@ import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 import httpx
 
 from protoplane_base import Code, PlaneError
+from protoplane_runtime.link.carriers.http_names import CLOSED, OPENED, PATH
 from protoplane_runtime.link.carriers.interface import Started
 from protoplane_runtime.link.carriers.pumped import PumpedCarrier
 from protoplane_runtime.tls import ClientTls
-
-PATH: Final = "/link"
-OPENED: Final = "link"
-CLOSED: Final = "close"
 
 _BODY_BYTES = 512 * 1024
 """Largest body that is sent: proxies often refuse those of more than 1 MiB."""
