@@ -27,7 +27,6 @@ from protoplane_server.backends.embedded.backend import EMBEDDER, WEIGHTS, WRITE
 from protoplane_server.backends.embedded.blas import one_thread
 from protoplane_server.backends.embedded.decoder import AHEAD
 from protoplane_server.backends.embedded.gru import CharGru
-from protoplane_server.backends.embedded.sampling import Rules
 from protoplane_server.backends.embedded.vocabulary import END, SIZE, decode, encode
 from protoplane_server.backends.interface import (
     Backend,
@@ -36,6 +35,7 @@ from protoplane_server.backends.interface import (
     Sampling,
     Tokens,
 )
+from protoplane_server.backends.sampling import Rules
 from protoplane_server.backends.tensors import Tensor
 
 

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from protoplane_server.backends.embedded.sampling import Chooser, Rules
 from protoplane_server.backends.embedded.vocabulary import SIZE
 from protoplane_server.backends.interface import Sampling
+from protoplane_server.backends.sampling import Chooser, Rules
 
 
 def chosen(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from protoplane_server.backends.embedded.stops import StopText
+from protoplane_server.backends.stops import StopText
 
 letters = st.text("ab", max_size=30)
 stops = st.lists(st.text("ab", min_size=1, max_size=4), max_size=3)

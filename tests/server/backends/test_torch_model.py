@@ -21,8 +21,8 @@ from tests.server.backends.torch_rules import GREEDY
 from torch.testing import assert_close
 
 from protoplane_base import Code, PlaneError
-from protoplane_server.backends.embedded.sampling import Rules
 from protoplane_server.backends.interface import Sampling
+from protoplane_server.backends.sampling import Rules
 from protoplane_server.backends.torch.cache import BlockPool
 from protoplane_server.backends.torch.config import LlamaConfig
 from protoplane_server.backends.torch.model import KvCache, Llama

@@ -11,8 +11,6 @@ from protoplane_base import Code, PlaneError
 from protoplane_server.backends.counting import ModelCounters
 from protoplane_server.backends.embedded.decoder import Decoder
 from protoplane_server.backends.embedded.gru import CharGru
-from protoplane_server.backends.embedded.sampling import Rules
-from protoplane_server.backends.embedded.stops import StopText
 from protoplane_server.backends.embedded.vocabulary import END, decode, encode, unknown
 from protoplane_server.backends.interface import (
     BackendContext,
@@ -25,6 +23,8 @@ from protoplane_server.backends.interface import (
     Tokens,
     Usage,
 )
+from protoplane_server.backends.sampling import Rules
+from protoplane_server.backends.stops import StopText
 from protoplane_server.backends.tensors import (
     Datatype,
     Tensor,

@@ -21,9 +21,9 @@ from protoplane_base import Code, PlaneError
 from protoplane_server.backends.counting import ModelCounters
 from protoplane_server.backends.embedded.blas import one_thread
 from protoplane_server.backends.embedded.gru import CharGru, Indexes
-from protoplane_server.backends.embedded.sampling import Chooser, Rules
 from protoplane_server.backends.embedded.vocabulary import END
 from protoplane_server.backends.queueing import queue_full
+from protoplane_server.backends.sampling import Chooser, Rules
 
 _log = logging.getLogger("protoplane.server")
 

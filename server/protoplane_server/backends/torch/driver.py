@@ -12,8 +12,8 @@ from concurrent.futures import Executor
 
 from protoplane_base import Code, PlaneError
 from protoplane_server.backends.counting import ModelCounters
-from protoplane_server.backends.embedded.sampling import Rules
 from protoplane_server.backends.queueing import queue_full
+from protoplane_server.backends.sampling import Rules
 from protoplane_server.backends.torch.cache import BlockPool
 from protoplane_server.backends.torch.model import KvCache, Llama
 from protoplane_server.backends.torch.scheduler import Scheduler

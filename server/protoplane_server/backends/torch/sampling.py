@@ -1,6 +1,6 @@
 """Chooses the next token of many texts at once, each by its own rules and its own seed.
 
-It does what `protoplane_server.backends.embedded.sampling` does, where the scores are.
+It does what `protoplane_server.backends.sampling` does, where the scores are.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from protoplane_server.backends.embedded.sampling import Rules, uniform
+from protoplane_server.backends.sampling import Rules, uniform
 
 _GREEDY = 1e-6
 

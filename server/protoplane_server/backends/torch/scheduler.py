@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import count
 
-from protoplane_server.backends.embedded.sampling import Rules
+from protoplane_server.backends.sampling import Rules
 from protoplane_server.backends.torch.cache import BlockPool, NamedBlock
 from protoplane_server.backends.torch.hashing import block_hash, tokens_hash
 from protoplane_server.backends.torch.settings import BLOCK_TOKENS

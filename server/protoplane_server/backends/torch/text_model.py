@@ -11,8 +11,6 @@ import torch
 
 from protoplane_base import Code, PlaneError
 from protoplane_server.backends.counting import ModelCounters
-from protoplane_server.backends.embedded.sampling import Rules
-from protoplane_server.backends.embedded.stops import StopText
 from protoplane_server.backends.interface import (
     BackendContext,
     Capability,
@@ -25,6 +23,8 @@ from protoplane_server.backends.interface import (
     Tokens,
     Usage,
 )
+from protoplane_server.backends.sampling import Rules
+from protoplane_server.backends.stops import StopText
 from protoplane_server.backends.torch.cache import BlockPool
 from protoplane_server.backends.torch.config import SMALL, LlamaConfig
 from protoplane_server.backends.torch.driver import Driver

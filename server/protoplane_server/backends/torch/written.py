@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Self
 
 from protoplane_base import PlaneError
-from protoplane_server.backends.embedded.sampling import Rules
+from protoplane_server.backends.sampling import Rules
 from protoplane_server.backends.torch.scheduler import Sequence
 
 AHEAD = 32
