@@ -134,10 +134,13 @@ def free_port() -> int:
         "docs/clients",
         "docs/link",
         "docs/backends",
+        "docs/jobs",
         "docs/router",
         "docs/router-component",
         "docs/mocker",
         "docs/kserve",
+        "docs/agents",
+        "docs/registry",
     ],
 )
 def test_every_example_of_a_page_works(page: str, tmp_path: Path) -> None:

@@ -18,7 +18,8 @@ class ModelStatusBoard:
     """Publishes each change, and keeps the newest of each model under its key.
 
     The key is ``<component>/models/<name>``; instances of one component share it, and the value
-    says which of them was the last to change.
+    says which of them was the last to change. Beside it, ``<instance>/models/<name>`` has on the
+    state plane what this instance has, for as long as it has it.
 
     Args:
         host: The server.
@@ -31,6 +32,9 @@ class ModelStatusBoard:
     def key(self, model: str) -> str:
         """The key of a model; characters that a key cannot have are percent-encoded."""
         return f"{self._component}/models/{quote(model, safe='')}"
+
+    def _own_key(self, model: str) -> str:
+        return f"{self._host.name}/models/{quote(model, safe='')}"
 
     async def tell(
         self, model: str, state: ModelState, *, version: str = "", reason: str = ""
@@ -59,7 +63,12 @@ class ModelStatusBoard:
         )
         if self._host.state is not None:
             try:
-                await self._host.state.put(self.key(model), changed.model_dump_json().encode())
+                value = changed.model_dump_json().encode()
+                await self._host.state.put(self.key(model), value)
+                if state is ModelState.UNLOADED:
+                    await self._host.state.delete(self._own_key(model))
+                else:
+                    await self._host.state.put(self._own_key(model), value)
             except PlaneError as error:
                 _log.warning("nobody will find that %s is %s: %s", model, state, error.message)
         return changed
