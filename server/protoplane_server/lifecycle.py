@@ -188,6 +188,8 @@ class Server:
         """
         try:
             url = self.options.engine or ("memory:" if self._ground is not None else None)
+            if self._own_events is not None:
+                self._stack.push_async_callback(self._own_events.close)
             if url is not None:
                 await self._open_engine(url)
             for service in self._components:
@@ -250,7 +252,7 @@ class Server:
         self._engine = engine = await open_engine(url)
         self._stack.push_async_callback(engine.close)
         if self._own_events is not None:
-            self._own_events = self.dispatcher.events = engine.events
+            self.dispatcher.events = engine.events
         if self._ground is not None:
             objects = self.options.objects or objects_beside(url)
             await self._stack.enter_async_context(self._ground.open(engine, self.events, objects))
@@ -367,8 +369,6 @@ class Server:
             await self._links.stop(_LAST_BYTES_S)
         if self._http is not None:
             self._http.stop()
-        if self._own_events is not None:
-            await self._own_events.close()
         if self._grpc is not None:
             await self._grpc.stop(_LAST_BYTES_S)
         if self._http_task is not None:
@@ -376,6 +376,7 @@ class Server:
             for task in late:
                 task.cancel()
             await asyncio.wait([self._http_task])
+        # Components last but for the planes, so that they can still tell of what they end.
         await self._stack.aclose()
 
 

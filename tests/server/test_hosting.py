@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Self
 
@@ -14,6 +15,7 @@ from forge.captioner.v1 import CaptionerService, CaptionFinished
 from protoplane_base import Code, PlaneError
 from protoplane_runtime.engines.interface import Start
 from protoplane_runtime.engines.objects.opening import open_object_store
+from protoplane_runtime.engines.opening import open_engine
 from protoplane_server import Host, Hosted, Server
 
 pytestmark = pytest.mark.anyio
@@ -37,6 +39,7 @@ class Guest(CaptionerService):
     async def __aexit__(self, *_: object) -> None:
         if self.host.state is not None:
             await self.host.state.put("forge/guest", b"gone")
+        await self.host.publish(CaptionFinished(request_id="end", words=3))
 
 
 def test_a_component_is_hosted_by_what_it_defines() -> None:
@@ -57,7 +60,22 @@ async def test_planes_and_metrics_outside_of_calls() -> None:
         assert getattr(event, "key", "") == "forge/captions/start"
         async with httpx.AsyncClient(timeout=20) as http:
             assert "guests 7.0" in (await http.get(f"{server.http_url}/metrics")).text
-    # The state plane is still there when the component is left.
+
+
+async def test_the_planes_are_there_until_the_component_is_left(tmp_path: Path) -> None:
+    url = f"local:{tmp_path}"
+    async with Server(Guest(), component_options(http="127.0.0.1:0", engine=url)):
+        pass
+    engine = await open_engine(url)
+    try:
+        entry = await engine.state.get("forge/guest")
+        assert entry is not None
+        assert entry.value == b"gone"
+        read = engine.events.read(["forge/captions/end"], after=Start.EARLIEST)
+        async with asyncio.timeout(30):
+            assert len(await anext(read)) == 1
+    finally:
+        await engine.close()
 
 
 async def test_the_object_store_is_the_one_of_the_planes() -> None:
