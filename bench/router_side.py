@@ -13,12 +13,15 @@ import random
 import sys
 from collections.abc import Callable
 from importlib import import_module
+from itertools import cycle
 from pathlib import Path
 from time import perf_counter
 from typing import Any
+from unittest.mock import patch
 
 BLOCKS = 512
 WORKERS = 32
+CONVERSATIONS = 16
 EVENT_BLOCKS = 128
 BATCH = 25
 PROMPT_TOKENS = 2048
@@ -36,10 +39,24 @@ def depths(workload: str) -> list[int]:
     """How many blocks of the prompt each worker has."""
     if workload == "shared":
         return [BLOCKS] * WORKERS
-    if workload == "conversation":
+    if workload in {"conversation", "turns", "unseen"}:
         # All have the system prompt, some an earlier turn, and one the last one.
         return [64] * (WORKERS - 6) + [128, 128, 256, 256, 384, 500]
     return [(at + 1) * BLOCKS // WORKERS for at in range(WORKERS)]
+
+
+def prompts(workload: str) -> list[list[int]]:
+    """What is asked for in turn."""
+    chance = random.Random(1)
+    first = hashes(chance, BLOCKS)
+    if workload not in {"turns", "unseen"}:
+        return [first]
+    return [first[:64] + hashes(chance, BLOCKS - 64) for _ in range(CONVERSATIONS)]
+
+
+def depth(expected: list[int], worker: int, number: int) -> int:
+    """How many blocks of one of the prompts a worker has: each is at home elsewhere."""
+    return expected[(worker + 6 * number) % WORKERS]
 
 
 def rss_mib() -> float:
@@ -77,18 +94,28 @@ class Ours:
 
     def find(self, workload: str) -> float:
         """Finds a second, of blocks as `block_hashes` gives them."""
+        if workload != "unseen":
+            return self._find(workload)
+        with patch("protoplane_components.kv_router.prefix_search.MAX_GUESSES", 1):
+            return self._find("turns")
+
+    def _find(self, workload: str) -> float:
         from protoplane_components.kv_router.hashing import as_hashes
 
-        prompt = hashes(random.Random(1), BLOCKS)
         index = self.index()
         expected = depths(workload)
-        for target, depth in zip(self.targets, expected, strict=True):
-            index.store(target, prompt[:depth], prompt[:depth])
-        blocks = as_hashes(prompt)
-        found = index.find(blocks)
-        if sorted(each.device for each in found.values()) != sorted(expected):
-            raise RuntimeError("the index is wrong")
-        return rate(lambda: index.find(blocks))
+        asked = prompts(workload)
+        for number, prompt in enumerate(asked):
+            for at, target in enumerate(self.targets):
+                held = prompt[: depth(expected, at, number)]
+                index.store(target, held, held)
+        blocks = [as_hashes(prompt) for prompt in asked]
+        for each in blocks:
+            found = index.find(each)
+            if sorted(overlap.device for overlap in found.values()) != sorted(expected):
+                raise RuntimeError("the index is wrong")
+        turns = cycle(blocks)
+        return rate(lambda: index.find(next(turns)))
 
     def names(self, lora: str, namespace: str) -> list[int]:
         """Hashes of the blocks of a prompt."""
@@ -153,14 +180,18 @@ class Dynamo:
 
     def find(self, workload: str) -> float:
         """Finds a second, of blocks as `compute_block_hash_for_seq` gives them."""
-        prompt = hashes(random.Random(1), BLOCKS)
         tree = self.tree()
         expected = depths(workload)
-        for at, depth in enumerate(expected):
-            tree.apply_event(at, self._stored(1, prompt[:depth], prompt[:depth]))
-        if sorted(tree.find_matches(prompt).scores.values()) != sorted(expected):
-            raise RuntimeError("the tree is wrong")
-        return rate(lambda: tree.find_matches(prompt).scores)
+        asked = prompts(workload)
+        for number, prompt in enumerate(asked):
+            for at in range(WORKERS):
+                held = prompt[: depth(expected, at, number)]
+                tree.apply_event(at, self._stored(number + 1, held, held))
+        for each in asked:
+            if sorted(tree.find_matches(each).scores.values()) != sorted(expected):
+                raise RuntimeError("the tree is wrong")
+        turns = cycle(asked)
+        return rate(lambda: tree.find_matches(next(turns)).scores)
 
     def names(self, lora: str, namespace: str) -> list[int]:
         """Hashes of the blocks of a prompt."""

@@ -14,6 +14,7 @@ from protoplane.router.v1 import KvEvent
 from protoplane_base import Code, DecodeError, PlaneError, ProtoplaneError
 from protoplane_components.kv_router.index import KvIndex, Target, UnknownParentError
 from protoplane_components.kv_router.states import FetchedState, tier_of
+from protoplane_components.kv_router.wire import StoredBlocks, read_stored
 from protoplane_runtime.engines.interface import Event, EventId, EventLog, Gap, Start
 
 _log = logging.getLogger("protoplane.router")
@@ -49,7 +50,9 @@ class Course:
     in_sync: bool = False
     alone: bool = False
     repaired_s: float = float("-inf")
-    pending: dict[tuple[str, int], KvEvent] = field(default_factory=dict[tuple[str, int], KvEvent])
+    pending: dict[tuple[str, int], KvEvent | StoredBlocks] = field(
+        default_factory=dict[tuple[str, int], KvEvent | StoredBlocks]
+    )
 
 
 class KvFollower:
@@ -161,7 +164,7 @@ class KvFollower:
                 self.apply(event)
             self._position = each.id
 
-    def apply(self, event: KvEvent) -> None:
+    def apply(self, event: KvEvent | StoredBlocks) -> None:
         """Take an event in; one that was taken in before does nothing.
 
         Events of workers that are not followed are passed over. One that is not the next of its
@@ -187,11 +190,11 @@ class KvFollower:
             self._keep(course, event)
             self._repair(target)
 
-    def _keep(self, course: Course, event: KvEvent) -> None:
+    def _keep(self, course: Course, event: KvEvent | StoredBlocks) -> None:
         if len(course.pending) < _MAX_PENDING:
             course.pending[event.epoch, event.event_id] = event
 
-    def _fits(self, event: KvEvent) -> bool:
+    def _fits(self, event: KvEvent | StoredBlocks) -> bool:
         if event.block_size in (0, self._block_size):
             return True
         if event.worker not in self._refused:
@@ -202,7 +205,7 @@ class KvFollower:
             )
         return False
 
-    def _change(self, target: Target, course: Course, event: KvEvent) -> None:
+    def _change(self, target: Target, course: Course, event: KvEvent | StoredBlocks) -> None:
         self.applied += 1
         course.event_id = event.event_id
         try:
@@ -289,10 +292,12 @@ class KvFollower:
                 self._change_quietly(target, course, event)
         course.pending = {}
 
-    async def _logged(self, target: Target, epoch: str, until: int | None) -> dict[int, KvEvent]:
+    async def _logged(
+        self, target: Target, epoch: str, until: int | None
+    ) -> dict[int, KvEvent | StoredBlocks]:
         """Events of a rank from the log; without an end, those that it has by now."""
         key = f"router/kv-events/{target.worker}/{target.dp_rank}"
-        found: dict[int, KvEvent] = {}
+        found: dict[int, KvEvent | StoredBlocks] = {}
         newest = epoch
         patience_s = _IDLE_S if until is None else _REPLAY_S
         batches = self._events.read([key], after=Start.EARLIEST)
@@ -328,7 +333,9 @@ class KvFollower:
         course.in_sync = newest == course.epoch
         return course.in_sync
 
-    def _change_quietly(self, target: Target, course: Course, event: KvEvent) -> None:
+    def _change_quietly(
+        self, target: Target, course: Course, event: KvEvent | StoredBlocks
+    ) -> None:
         course.event_id = event.event_id
         self.applied += 1
         try:
@@ -337,14 +344,22 @@ class KvFollower:
             _log.debug("KV event %d of %s: %s", event.event_id, target.worker, error.message)
 
 
-def apply_event(index: KvIndex, target: Target, event: KvEvent) -> None:
+def apply_event(index: KvIndex, target: Target, event: KvEvent | StoredBlocks) -> None:
     """Do what an event says to the index.
 
     Raises:
         UnknownParentError: The index lacks the block before those that were stored.
         PlaneError: INVALID_ARGUMENT; the event contradicts itself.
     """
-    if event.stored is not None:
+    if isinstance(event, StoredBlocks):
+        index.store(
+            target,
+            event.engine_hashes,
+            event.hashes,
+            parent=event.parent,
+            tier=tier_of(event.tier),
+        )
+    elif event.stored is not None:
         index.store(
             target,
             event.stored.block_hashes,
@@ -358,7 +373,10 @@ def apply_event(index: KvIndex, target: Target, event: KvEvent) -> None:
         index.clear(target)
 
 
-def _decoded(event: Event) -> KvEvent | None:
+def _decoded(event: Event) -> KvEvent | StoredBlocks | None:
+    stored = read_stored(event.data)
+    if stored is not None:
+        return stored
     try:
         return KvEvent.from_bytes(event.data)
     except DecodeError as error:

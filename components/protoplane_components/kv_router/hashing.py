@@ -20,6 +20,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Sequence
 from struct import Struct, error, pack
+from sys import byteorder
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,7 +32,9 @@ SEED = 1337
 FAMILY_SHIFT = 48
 """How far to the right the bits of a key have to go that all with the same first block share."""
 
-_FAMILY_MASK = (1 << 60) - (1 << FAMILY_SHIFT)
+_MAX_FAMILY = (1 << 12) - 1
+# Where in an array of keys, as 16-bit numbers, the upper ones of each are.
+_UPPER = slice(3 if byteorder == "little" else 0, None, 4)
 
 Hashes = NDArray[np.uint64] | Sequence[int]
 """Hashes of blocks, in order: an array of 64-bit integers, or a sequence of numbers below 2**64."""
@@ -146,18 +149,17 @@ def prefix_keys(hashes: Hashes, parent: int | None = None) -> NDArray[np.uint64]
     count = len(blocks)
     if not count:
         return np.empty(0, np.uint64)
-    if count > len(_powers.up):
-        _powers.grow(count)
-    keys = np.multiply(blocks, _powers.down[:count])
-    np.add.accumulate(keys, out=keys)
+    up, down = _powers.first(count)
+    keys = np.multiply(blocks, down)
+    np.add.accumulate(keys, 0, None, keys)
     if parent is None:
-        family = (blocks.item(0) << (FAMILY_SHIFT - 20)) & _FAMILY_MASK
+        family = (blocks.item(0) >> 20) & _MAX_FAMILY
     else:
-        family = parent & _FAMILY_MASK
+        family = parent >> FAMILY_SHIFT
         keys += np.uint64(parent)
-    keys *= _powers.up[:count]
-    keys &= _powers.mask
-    keys |= np.uint64(family)
+    keys *= up
+    # The upper 16 bits of each; one assignment takes half the time of a mask and an "or".
+    keys.view(np.uint16)[_UPPER] = family
     return keys
 
 
@@ -165,16 +167,25 @@ class _Powers:
     """The powers of the root and of its inverse, as many as were needed so far."""
 
     def __init__(self) -> None:
-        self.mask = np.uint64((1 << FAMILY_SHIFT) - 1)
-        self.grow(4096)
+        self._grow(4096)
 
-    def grow(self, count: int) -> None:
-        """Have at least so many."""
+    def first(self, count: int) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
+        """So many of both."""
+        found = self._slices.get(count)
+        if found is None:
+            if count > len(self._up):
+                self._grow(count)
+            found = self._slices[count] = (self._up[:count], self._down[:count])
+        return found
+
+    def _grow(self, count: int) -> None:
         size = 1 << (count - 1).bit_length()
         ones = np.full(size, _ROOT, np.uint64)
-        self.up = np.multiply.accumulate(ones)
+        self._up = np.multiply.accumulate(ones)
         ones.fill(_INVERSE)
-        self.down = np.multiply.accumulate(ones)
+        self._down = np.multiply.accumulate(ones)
+        # Making one anew each time takes a tenth of what a prompt's keys take.
+        self._slices: dict[int, tuple[NDArray[np.uint64], NDArray[np.uint64]]] = {}
 
 
 _powers = _Powers()

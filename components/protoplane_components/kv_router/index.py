@@ -6,15 +6,16 @@ the blocks of a prompt an owner has all up to some depth and none behind it: loo
 positions tells the depth of all owners at once, instead of a walk through every block. For caches
 with holes there is `find(…, every_block=True)`.
 
-An owner's blocks are a dict from the engine's hash to the key, so that a removal is one step for
-each block. To forget an owner takes one step too: its bit is masked out at once, and what it had
-is swept away piece by piece, with later events or by `sweep`.
+What an owner calls its blocks leads to their keys (`block_names`), so that a removal needs no
+search. An engine may hold a prefix in several blocks: it is gone when the last of their names is.
+To forget an owner takes one step: its bit is masked out at once, and what it had is swept away
+piece by piece, with later events or by `sweep`.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from itertools import islice, repeat
@@ -24,12 +25,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from protoplane_base import Code, PlaneError
+from protoplane_components.kv_router.block_names import BlockNames
 from protoplane_components.kv_router.hashing import (
     FAMILY_SHIFT,
     Hashes,
     as_numbers,
     prefix_keys,
 )
+from protoplane_components.kv_router.prefix_search import Families, PrefixSearch, walk
 
 
 class Target(NamedTuple):
@@ -64,19 +67,17 @@ class UnknownParentError(PlaneError):
     """Blocks were stored behind one that the index does not have: an event was lost."""
 
 
-_Owners = dict[int, int]
-# From the key of a prefix to the bits of those who have it. Prefixes with the same first block are
-# in one dict, which is small enough for a processor's cache; those of other prompts stay out of
-# the way.
-_Families = dict[int, _Owners]
-
-
 @dataclass(slots=True)
 class _Owner:
     target: Target
     bit: int
     # For each tier, the engine's hashes with the keys of what they stand for.
-    blocks: tuple[dict[int, int], dict[int, int], dict[int, int]] = field(
+    blocks: tuple[BlockNames, BlockNames, BlockNames] = field(
+        default_factory=lambda: (BlockNames(), BlockNames(), BlockNames())
+    )
+    # For each tier, how many more engine hashes stand for a key than one; those with none are not
+    # in it.
+    more: tuple[dict[int, int], dict[int, int], dict[int, int]] = field(
         default_factory=lambda: ({}, {}, {})
     )
 
@@ -115,7 +116,8 @@ class KvIndex:
                 Code.INVALID_ARGUMENT, f"max_blocks is {max_blocks}; give at least 1, or None"
             )
         self._max_blocks = max_blocks
-        self._tiers: tuple[_Families, _Families, _Families] = ({}, {}, {})
+        self._tiers: tuple[Families, Families, Families] = ({}, {}, {})
+        self._search = PrefixSearch()
         self._owners: dict[Target, _Owner] = {}
         self._by_bit: dict[int, Target] = {}
         self._free_bits: list[int] = []
@@ -196,7 +198,7 @@ class KvIndex:
         if owner is None:
             return 0
         gone = as_numbers(engine_hashes)
-        removed = _drop(owner.blocks[tier - 1], self._tiers[tier - 1], gone, owner.bit)
+        removed = _drop(owner, self._tiers[tier - 1], gone, tier - 1)
         self._blocks -= removed
         if self._retired:
             self.sweep(2 * removed)
@@ -222,9 +224,9 @@ class KvIndex:
         """Free the memory of up to so many blocks that were forgotten; tells how many are left."""
         while self._retired and blocks > 0:
             owner = self._retired[0]
-            for mine, everyone in zip(owner.blocks, self._tiers, strict=True):
-                batch = list(islice(reversed(mine), blocks))
-                _drop(mine, everyone, batch, owner.bit)
+            for place, families in enumerate(self._tiers):
+                batch = list(islice(owner.blocks[place], blocks))
+                _drop(owner, families, batch, place)
                 blocks -= len(batch)
             if not any(owner.blocks):
                 self._free_bits.append(owner.bit)
@@ -250,35 +252,35 @@ class KvIndex:
             self._asked.update(keys.tolist())
         if self._tiers[1] or self._tiers[2]:
             return self._find_tiered(keys, every_block=every_block)
-        found: dict[Target, Overlap] = {}
-        depths = _walk if every_block else _jump
-        groups, overlaps = self._groups, self._overlaps
+        search = walk if every_block else self._search.jump
+        overlaps, alone = self._overlaps, self._by_bit.get
         if len(keys) >= len(overlaps):
             overlaps += map(Overlap, range(len(overlaps), len(keys) + 1))
-        for bits, depth in depths((self._tiers[0],), keys.data, self._alive):
-            group = groups.get(bits) or self._group(bits)
-            if len(group) == 1:
-                found[group[0]] = overlaps[depth]
+        found: dict[Target, Overlap] = {}
+        for bits, depth in search((self._tiers[0],), keys, self._alive):
+            target = alone(bits)
+            if target is not None:
+                found[target] = overlaps[depth]
             else:
+                group = self._groups.get(bits) or self._group(bits)
                 found.update(dict.fromkeys(group, overlaps[depth]))
         return found
 
     def depths(self, hashes: Hashes) -> dict[Target, int]:
         """How many blocks of a prompt each target has, in whatever tier."""
-        keys = prefix_keys(hashes).data
+        keys = prefix_keys(hashes)
         tiers = self._tiers if self._tiers[1] or self._tiers[2] else self._tiers[:1]
         found: dict[Target, int] = {}
-        for bits, depth in _jump(tiers, keys, self._alive):
+        for bits, depth in self._search.jump(tiers, keys, self._alive):
             found.update(dict.fromkeys(self._groups.get(bits) or self._group(bits), depth))
         return found
 
     def _find_tiered(self, keys: NDArray[np.uint64], *, every_block: bool) -> dict[Target, Overlap]:
-        view = keys.data
-        depths = _walk if every_block else _jump
+        search = walk if every_block else self._search.jump
         found: dict[Target, Overlap] = {}
         reached: dict[Target, list[int]] = {}
         for count in (1, 2, 3):
-            for bits, depth in depths(self._tiers[:count], view, self._alive):
+            for bits, depth in search(self._tiers[:count], keys, self._alive):
                 for target in self._groups.get(bits) or self._group(bits):
                     reached.setdefault(target, [0, 0, 0])[count - 1] = depth
         for target, (device, host, disk) in reached.items():
@@ -302,13 +304,13 @@ class KvIndex:
     def entries(self, target: Target) -> Iterator[tuple[Tier, Mapping[int, int]]]:
         """The blocks of a target, tier by tier: engine hashes with the keys of their prefixes.
 
-        They are views: copy what is to outlive the next event.
+        Copy what is to outlive the next event.
         """
         owner = self._owners.get(target)
         if owner is not None:
             for tier in Tier:
                 if owner.blocks[tier - 1]:
-                    yield tier, owner.blocks[tier - 1]
+                    yield tier, owner.blocks[tier - 1].entries()
 
     def stats(self) -> IndexStats:
         """What it holds."""
@@ -341,26 +343,15 @@ class KvIndex:
         return owner
 
     def _note(
-        self, owner: _Owner, engine_hashes: Sequence[int], keys: Sequence[int], tier: Tier
+        self, owner: _Owner, engine_hashes: Sequence[int], keys: list[int], tier: Tier
     ) -> None:
         """Take note of blocks of one family."""
-        families, mine, bit = self._tiers[tier - 1], owner.blocks[tier - 1], owner.bit
-        family = keys[0] >> FAMILY_SHIFT
-        everyone = families.get(family)
-        if everyone is None:
-            everyone = families[family] = {}
+        families, mine = self._tiers[tier - 1], owner.blocks[tier - 1]
         before = len(mine)
-        # New prefixes, mostly: one pass adds them and finds those that others have as well.
-        owners = list(map(everyone.setdefault, keys, repeat(bit)))
-        if owners.count(bit) != len(owners):
-            # Blocks in a row mostly have the same owners, so they share the integer.
-            last, now = bit, bit
-            for key, bits in zip(keys, owners, strict=True):
-                if bits is not last:
-                    last, now = bits, bits | bit
-                if now is not bits:
-                    everyone[key] = now
-        mine.update(zip(engine_hashes, keys, strict=True))
+        # Mostly all of it is new to the owner: then a few passes do, none of them in Python.
+        joined = _join(families, keys, owner.bit)
+        if not (joined and mine.add(engine_hashes, keys)):
+            _join_one_by_one(owner, families, engine_hashes, keys, tier - 1, joined=joined)
         self._blocks += len(mine) - before
         if self._retired:
             self.sweep(2 * len(keys))
@@ -385,27 +376,88 @@ class KvIndex:
             owner = max(self._owners.values(), key=lambda owner: sum(map(len, owner.blocks)))
             place = max(range(3), key=lambda place: len(owner.blocks[place]))
             mine = owner.blocks[place]
-            batch = list(islice(mine.items(), max(1, min(len(mine) // 16, 4096))))
+            batch = list(islice(mine, max(1, min(len(mine) // 16, 4096))))
             asked = self._asked | self._asked_before
-            again = {engine: key for engine, key in batch if key in asked}
+            again = [engine for engine in batch if mine.get(engine) in asked]
             for engine in again:
-                mine[engine] = mine.pop(engine)
-            gone = [engine for engine, _ in batch if engine not in again]
-            count = _drop(mine, self._tiers[place], gone, owner.bit)
+                for key in mine.take((engine,)):
+                    mine.put(engine, key)
+            stay = set(again)
+            gone = [engine for engine in batch if engine not in stay]
+            count = _drop(owner, self._tiers[place], gone, place)
             self._blocks -= count
             self._evicted += count
             if again or len(self._asked) > most:
                 self._asked_before, self._asked = self._asked, set()
 
 
-def _drop(mine: dict[int, int], families: _Families, engine_hashes: Iterable[int], bit: int) -> int:
-    """Take blocks from one owner; tells how many there were."""
-    removed = 0
-    for engine in engine_hashes:
-        key = mine.pop(engine, None)
-        if key is None:
+def _join(families: Families, keys: list[int], bit: int) -> bool:
+    """Add an owner to prefixes of one family; does nothing where it has one of them already."""
+    family = keys[0] >> FAMILY_SHIFT
+    everyone = families.get(family)
+    if everyone is None:
+        everyone = dict.fromkeys(keys, bit)
+        if len(everyone) != len(keys):
+            return False
+        families[family] = everyone
+        return True
+    before = len(everyone)
+    # It leaves what is there, so that what it added is at the end.
+    deque(map(everyone.setdefault, keys, repeat(bit)), maxlen=0)
+    new = len(everyone) - before
+    if new == len(keys):
+        return True
+    for _ in range(new):
+        everyone.popitem()
+    had = list(map(everyone.get, keys, repeat(0)))
+    kinds = set(had)
+    if any(bits & bit for bits in kinds) or len(set(keys)) != len(keys):
+        return False
+    # Blocks in a row mostly have the same owners, so they share the integer.
+    merged = {bits: bits | bit for bits in kinds}
+    everyone.update(zip(keys, map(merged.__getitem__, had), strict=True))
+    return True
+
+
+def _join_one_by_one(
+    owner: _Owner,
+    families: Families,
+    engine_hashes: Sequence[int],
+    keys: list[int],
+    place: int,
+    *,
+    joined: bool,
+) -> None:
+    """Note blocks some of which the owner has already, or had others under the same names."""
+    mine, more, bit = owner.blocks[place], owner.more[place], owner.bit
+    family = keys[0] >> FAMILY_SHIFT
+    for engine, key in zip(engine_hashes, keys, strict=True):
+        told = mine.get(engine)
+        if told == key:
             continue
-        removed += 1
+        if told is not None:
+            _drop(owner, families, (engine,), place)
+        if not joined:
+            everyone = families.setdefault(family, {})
+            bits = everyone.get(key, 0)
+            if bits & bit:
+                more[key] = more.get(key, 0) + 1
+            else:
+                everyone[key] = bits | bit
+        mine.put(engine, key)
+
+
+def _drop(owner: _Owner, families: Families, engine_hashes: Iterable[int], place: int) -> int:
+    """Take blocks of a tier from one owner; tells how many there were."""
+    more, bit = owner.more[place], owner.bit
+    keys = owner.blocks[place].take(engine_hashes)
+    for key in keys:
+        if more and key in more:
+            # It has the prefix under another name, too.
+            more[key] -= 1
+            if not more[key]:
+                del more[key]
+            continue
         family = key >> FAMILY_SHIFT
         everyone = families[family]
         bits = everyone[key]
@@ -415,72 +467,4 @@ def _drop(mine: dict[int, int], families: _Families, engine_hashes: Iterable[int
         del everyone[key]
         if not everyone:
             del families[family]
-    return removed
-
-
-def _jump(tiers: Sequence[_Families], keys: memoryview[int], alive: int) -> list[tuple[int, int]]:
-    """Sets of owners and the depth that each reached, found by halving."""
-    count = len(keys)
-    if not count:
-        return []
-    have = _have(tiers, keys[0])
-    here = have(keys[0], 0) & alive
-    if not here:
-        return []
-    reached: list[tuple[int, int]] = []
-    whole = have(keys[count - 1], 0) & here
-    if whole:
-        reached.append((whole, count))
-        here ^= whole
-    # Those of a range have the block at its beginning, and lack the one at its end.
-    ranges = [(0, count - 1, here)] if here else []
-    while ranges:
-        begin, end, group = ranges.pop()
-        while end - begin > 1:
-            middle = (begin + end) >> 1
-            further = have(keys[middle], 0) & group
-            if further == group:
-                begin = middle
-                continue
-            if further:
-                ranges.append((middle, end, further))
-                group ^= further
-            end = middle
-        reached.append((group, end))
-    return reached
-
-
-def _have(tiers: Sequence[_Families], key: int) -> Callable[[int, int], int]:
-    """What tells who has a prefix of the family of a key, in any of the tiers."""
-    family = key >> FAMILY_SHIFT
-    found = [tier[family] for tier in tiers if family in tier]
-    if len(found) == 1:
-        return found[0].get
-
-    def have(key: int, default: int) -> int:
-        bits = default
-        for owners in found:
-            bits |= owners.get(key, 0)
-        return bits
-
-    return have
-
-
-def _walk(tiers: Sequence[_Families], keys: memoryview[int], alive: int) -> list[tuple[int, int]]:
-    """Sets of owners and the depth that each reached, by a look at every block."""
-    if not len(keys):
-        return []
-    have = _have(tiers, keys[0])
-    reached: list[tuple[int, int]] = []
-    here = alive
-    for depth, key in enumerate(keys):
-        further = have(key, 0) & here
-        if further != here:
-            if depth:
-                reached.append((here ^ further, depth))
-            here = further
-            if not here:
-                return reached
-    if here:
-        reached.append((here, len(keys)))
-    return reached
+    return len(keys)

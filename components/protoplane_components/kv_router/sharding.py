@@ -95,8 +95,12 @@ class ShardedIndex:
             place = self.shard_of(prefix_keys(blocks[:1]).item(0))
         engine = as_numbers(engine_hashes)
         self._shards[place].store(target, engine, blocks, parent=parent, tier=tier)
-        places = self._places.setdefault(target, ({}, {}, {}))
-        places[tier - 1].update(dict.fromkeys(engine, place))
+        known = self._places.setdefault(target, ({}, {}, {}))[tier - 1]
+        moved = [name for name in engine if known.get(name, place) != place]
+        if moved:
+            # The engine gave names to other blocks.
+            self.remove(target, moved, tier=tier)
+        known.update(dict.fromkeys(engine, place))
 
     def remove(self, target: Target, engine_hashes: Hashes, *, tier: Tier = Tier.DEVICE) -> int:
         """Forget blocks of a tier, and tell how many of them were there."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections import defaultdict
+from collections import Counter, defaultdict
+from itertools import chain
 
 import pytest
 from hypothesis import settings
@@ -29,30 +30,43 @@ Prefix = tuple[int, ...]
 A, B = Target("a"), Target("b")
 TARGETS = [A, Target("a", 1), B, Target("c")]
 # Few different blocks, so that prompts share prefixes.
-BLOCKS = st.lists(st.integers(1, 3), min_size=1, max_size=12)
+BLOCKS = st.lists(st.integers(1, 2), min_size=1, max_size=12)
 
 
-def engine_hash(target: Target, prefix: Prefix) -> int:
+# An engine may hold a prefix in several blocks, under a name each.
+COPIES = st.integers(0, 2)
+Block = tuple[Prefix, int]
+
+
+def engine_hash(target: Target, prefix: Prefix, copy: int = 0) -> int:
     """Each engine has names of its own."""
-    return hash((target, prefix)) % 2**64
+    return hash((target, prefix, copy)) % 2**64
 
 
 class Truth:
-    """Which prefixes each target holds in each tier."""
+    """Which blocks each target holds in each tier."""
 
     def __init__(self) -> None:
-        self.held: defaultdict[Target, dict[Tier, dict[Prefix, None]]] = defaultdict(
+        self.held: defaultdict[Target, dict[Tier, dict[Block, None]]] = defaultdict(
             lambda: {tier: {} for tier in Tier}
         )
+
+    def copy_of(self, target: Target, prefix: Prefix) -> int | None:
+        """The first copy of a prefix, in whatever tier."""
+        copies = {
+            copy for blocks in self.held[target].values() for held, copy in blocks if held == prefix
+        }
+        return min(copies, default=None)
 
     def find(self, prompt: list[int]) -> dict[Target, Overlap]:
         found: dict[Target, Overlap] = {}
         for target, tiers in self.held.items():
             reached = [0, 0, 0]
             for count in (1, 2, 3):
-                among = [tiers[tier] for tier in list(Tier)[:count]]
-                while reached[count - 1] < len(prompt) and any(
-                    tuple(prompt[: reached[count - 1] + 1]) in each for each in among
+                among = {prefix for tier in list(Tier)[:count] for prefix, _ in tiers[tier]}
+                while (
+                    reached[count - 1] < len(prompt)
+                    and tuple(prompt[: reached[count - 1] + 1]) in among
                 ):
                     reached[count - 1] += 1
             if reached[2]:
@@ -72,47 +86,84 @@ class Events(RuleBasedStateMachine):
         self.index = KvIndex()
         self.truth = Truth()
 
-    @rule(owner=st.sampled_from(TARGETS), blocks=BLOCKS, cut=st.integers(0, 12))
-    def store(self, owner: Target, blocks: list[int], cut: int) -> None:
-        self._store(owner, blocks, cut, Tier.DEVICE)
+    @rule(owner=st.sampled_from(TARGETS), blocks=BLOCKS, cut=st.integers(0, 12), copy=COPIES)
+    def store(self, owner: Target, blocks: list[int], cut: int, copy: int) -> None:
+        self._store(owner, blocks, cut, copy, Tier.DEVICE)
 
     @precondition(lambda self: self.holes)
-    @rule(owner=st.sampled_from(TARGETS), blocks=BLOCKS, tier=st.sampled_from(Tier))
-    def store_in_tier(self, owner: Target, blocks: list[int], tier: Tier) -> None:
-        self._store(owner, blocks, 0, tier)
+    @rule(owner=st.sampled_from(TARGETS), blocks=BLOCKS, copy=COPIES, tier=st.sampled_from(Tier))
+    def store_in_tier(self, owner: Target, blocks: list[int], copy: int, tier: Tier) -> None:
+        self._store(owner, blocks, 0, copy, tier)
 
-    def _store(self, target: Target, blocks: list[int], cut: int, tier: Tier) -> None:
+    def _store(self, target: Target, blocks: list[int], cut: int, copy: int, tier: Tier) -> None:
         prefixes = [tuple(blocks[: at + 1]) for at in range(len(blocks))]
-        names = [engine_hash(target, prefix) for prefix in prefixes]
-        held = self.truth.held[target]
         known = 0
-        while known < len(blocks) and any(prefixes[known] in held[each] for each in Tier):
+        while known < len(blocks) and self.truth.copy_of(target, prefixes[known]) is not None:
             known += 1
         cut = min(cut, known, len(blocks) - 1)
-        parent = names[cut - 1] if cut else None
-        self.index.store(target, names[cut:], blocks[cut:], parent=parent, tier=tier)
-        held[tier].update(dict.fromkeys(prefixes[cut:]))
+        parent: int | None = None
+        if cut:
+            before = self.truth.copy_of(target, prefixes[cut - 1])
+            assert before is not None
+            parent = engine_hash(target, prefixes[cut - 1], before)
+        names = [engine_hash(target, prefix, copy) for prefix in prefixes[cut:]]
+        self.index.store(target, names, blocks[cut:], parent=parent, tier=tier)
+        self.truth.held[target][tier].update(
+            dict.fromkeys((prefix, copy) for prefix in prefixes[cut:])
+        )
 
-    @rule(owner=st.sampled_from(TARGETS), tier=st.sampled_from(Tier), chance=st.randoms(), n=BLOCKS)
-    def remove(self, owner: Target, tier: Tier, chance: random.Random, n: list[int]) -> None:
+    @rule(owner=st.sampled_from(TARGETS), chance=st.randoms(), copy=COPIES)
+    def store_again(self, owner: Target, chance: random.Random, copy: int) -> None:
+        """What it has, perhaps under other names."""
+        tier = chance.choice([*Tier]) if self.holes else Tier.DEVICE
+        held = [prefix for prefix, _ in self.truth.held[owner][tier]]
+        if held:
+            self._store(owner, [*chance.choice(held)], 0, copy, tier)
+
+    @rule(
+        owner=st.sampled_from(TARGETS),
+        tier=st.sampled_from(Tier),
+        chance=st.randoms(),
+        count=COPIES,
+    )
+    def restore(self, owner: Target, tier: Tier, chance: random.Random, count: int) -> None:
+        """Tell again what it has, in any order."""
+        for held, blocks in [*self.index.entries(owner)]:
+            if held is tier:
+                some = chance.sample([*blocks.items()], min(count, len(blocks)))
+                self.index.restore(owner, [n for n, _ in some], [k for _, k in some], tier=tier)
+
+    @rule(owner=st.sampled_from(TARGETS), chance=st.randoms(), most=st.integers(1, 6))
+    def remove(self, owner: Target, chance: random.Random, most: int) -> None:
+        tier = chance.choice([*Tier]) if self.holes else Tier.DEVICE
         held = self.truth.held[owner][tier]
-        for _ in n:
+        gone: list[int] = []
+        for _ in range(most):
+            longer = {prefix[:-1] for prefix, _ in held}
+            copies = Counter(prefix for prefix, _ in held)
             ends = [
-                prefix
-                for prefix in held
-                if self.holes or not any(o[:-1] == prefix for o in held if len(o) > 1)
+                (prefix, copy)
+                for prefix, copy in held
+                if self.holes or copies[prefix] > 1 or prefix not in longer
             ]
             if not ends:
-                return
-            gone = chance.choice(ends)
-            del held[gone]
-            assert self.index.remove(owner, [engine_hash(owner, gone)], tier=tier) == 1
+                break
+            block = chance.choice(ends)
+            del held[block]
+            gone.append(engine_hash(owner, *block))
+        assert self.index.remove(owner, [*gone, 1], tier=tier) == len(gone)
 
+    def full(self) -> bool:
+        """Whether there is enough to forget."""
+        return sum(map(len, chain(*(each.values() for each in self.truth.held.values())))) > 40
+
+    @precondition(full)
     @rule(owner=st.sampled_from(TARGETS))
     def clear(self, owner: Target) -> None:
         self.index.clear(owner)
         self.truth.held.pop(owner, None)
 
+    @precondition(full)
     @rule(worker=st.sampled_from(["a", "b", "c", "nobody"]))
     def remove_worker(self, worker: str) -> None:
         self.index.remove_worker(worker)
@@ -123,8 +174,18 @@ class Events(RuleBasedStateMachine):
     def sweep(self, blocks: int) -> None:
         self.index.sweep(blocks)
 
+    @invariant()
+    def it_finds_all_that_somebody_holds(self) -> None:
+        tiers = chain.from_iterable(each.values() for each in self.truth.held.values())
+        held = {prefix for blocks in tiers for prefix, _ in blocks}
+        for prompt in held - {prefix[:-1] for prefix in held}:
+            self.find_now([*prompt])
+
     @rule(prompt=BLOCKS)
     def find(self, prompt: list[int]) -> None:
+        self.find_now(prompt)
+
+    def find_now(self, prompt: list[int]) -> None:
         expected = self.truth.find(prompt)
         assert self.index.find(prompt, every_block=True) == expected
         if not self.holes:
@@ -138,9 +199,9 @@ class Events(RuleBasedStateMachine):
         for target in TARGETS:
             tiers = self.truth.held.get(target)
             expected = {
-                tier: {engine_hash(target, prefix) for prefix in prefixes}
-                for tier, prefixes in (tiers or {}).items()
-                if prefixes
+                tier: {engine_hash(target, *block) for block in blocks}
+                for tier, blocks in (tiers or {}).items()
+                if blocks
             }
             assert {t: set(blocks) for t, blocks in self.index.entries(target)} == expected
             assert self.index.count(target) == sum(map(len, expected.values()))
@@ -152,7 +213,7 @@ class EventsWithHoles(Events):
     holes = True
 
 
-STEPS = settings(max_examples=40, stateful_step_count=30, deadline=None)
+STEPS = settings(max_examples=80, stateful_step_count=30, deadline=None)
 
 
 @pytest.mark.parametrize("machine", [Events, EventsWithHoles])
@@ -181,6 +242,105 @@ def test_a_parent_that_is_not_there_is_a_lost_event() -> None:
     with pytest.raises(UnknownParentError):
         index.store(B, [12], [2], parent=10)
     assert B not in index.find([1])
+
+
+def test_a_prefix_with_two_names_is_there_until_the_second_goes() -> None:
+    index = KvIndex()
+    index.store(A, [1], [77])
+    index.store(A, [2], [77])
+    assert index.count(A) == 2
+    assert index.remove(A, [1]) == 1
+    assert index.find([77]) == {A: Overlap(1)}
+    assert index.remove(A, [2]) == 1
+    assert index.find([77]) == {}
+    assert index.stats().prefixes == 0
+
+
+def test_two_names_of_a_prefix_in_one_go() -> None:
+    index = KvIndex()
+    index.store(A, [1], [77])
+    key = next(iter(dict(index.entries(A))[Tier.DEVICE].values()))
+    copy = KvIndex()
+    for owner in (B, A):
+        copy.restore(owner, [1, 2, 3], [key] * 3)
+    assert copy.remove(A, [1, 3]) == 2
+    assert copy.find([77]) == {A: Overlap(1), B: Overlap(1)}
+    assert copy.remove(A, [2]) == 1
+    assert copy.find([77]) == {B: Overlap(1)}
+    copy.clear(B)
+    assert copy.sweep(10) == 0
+    assert copy.stats().prefixes == 0
+
+
+def test_a_name_that_is_given_to_another_block_leaves_the_first() -> None:
+    index = KvIndex()
+    index.store(A, [1, 2], [77, 78])
+    index.store(A, [2, 3], [88, 89])
+    assert index.find([77, 78]) == {A: Overlap(1)}
+    assert index.find([88, 89]) == {A: Overlap(2)}
+    index.store(A, [4, 4], [5, 6])
+    assert index.find([5, 6]) == {}
+    assert index.count(A) == 4
+    assert index.remove(A, [1, 2, 3, 4]) == 4
+    assert index.stats().prefixes == 0
+
+
+def test_thousands_of_blocks_come_and_go() -> None:
+    chance = random.Random(5)
+    index = KvIndex()
+    prompts = [[chance.getrandbits(64) for _ in range(32)] for _ in range(400)]
+    for prompt in prompts:
+        index.store(A, prompt, prompt)
+        index.store(B, prompt[:16], prompt[:16])
+    assert index.count(A) == 12_800
+    assert dict(index.entries(A))[Tier.DEVICE].keys() == {name for each in prompts for name in each}
+    kept = {at: chance.choice([32, 20, 1, 0]) for at in range(400)}
+    for at in chance.sample(range(400), 400):
+        assert index.remove(A, prompts[at][kept[at] :]) == 32 - kept[at]
+        # A second time there is nothing to remove.
+        assert index.remove(A, prompts[at][kept[at] :]) == 0
+    for at, prompt in enumerate(prompts):
+        found = index.find(prompt)
+        assert found.get(A, Overlap()) == Overlap(kept[at])
+        assert found[B] == Overlap(16)
+    assert index.count(A) == sum(kept.values())
+    for prompt in prompts:
+        index.store(A, prompt, prompt)
+    assert index.count(A) == 12_800
+    index.clear(A)
+    index.clear(B)
+    assert index.sweep(100_000) == 0
+    assert index.stats().prefixes == 0
+
+
+def test_a_guess_of_where_owners_end_is_never_believed_unseen() -> None:
+    chance = random.Random(6)
+    index = KvIndex()
+    system = [chance.getrandbits(64) for _ in range(64)]
+    prompts = [
+        [*system, *(chance.getrandbits(64) for _ in range(chance.randrange(40, 200)))]
+        for _ in range(4)
+    ]
+    targets = [Target(f"w{at}") for at in range(12)]
+    depths = {(target, at): 0 for target in targets for at in range(4)}
+    for _ in range(400):
+        target, at = chance.choice(targets), chance.randrange(4)
+        prompt, held = prompts[at], max(depths[target, other] for other in range(4))
+        depth = chance.randrange(64, len(prompt) + 1)
+        if depth < depths[target, at]:
+            index.remove(target, prompt[depth : depths[target, at]])
+        else:
+            index.store(target, prompt[:depth], prompt[:depth])
+            if not held:
+                depths.update({(target, other): 64 for other in range(4)})
+        depths[target, at] = depth
+        asked = chance.randrange(4)
+        cut = chance.choice([len(prompts[asked]), chance.randrange(1, len(prompts[asked]))])
+        expected = {
+            each: Overlap(min(cut, depths[each, asked])) for each in targets if depths[each, asked]
+        }
+        assert index.find(prompts[asked][:cut]) == expected
+        assert index.find(prompts[asked][:cut], every_block=True) == expected
 
 
 def test_each_block_has_both_hashes() -> None:

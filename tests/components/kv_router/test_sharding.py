@@ -35,6 +35,19 @@ def test_it_finds_what_a_whole_one_does() -> None:
     assert sharded.find([]) == {}
 
 
+def test_a_name_that_is_given_to_a_block_of_another_part_leaves_the_first() -> None:
+    parts = [KvIndex() for _ in range(8)]
+    index = ShardedIndex(parts)
+    chance = random.Random(8)
+    for _ in range(40):
+        first = chance.getrandbits(64)
+        index.store(A, [1], [first])
+        assert index.find([first]).keys() == {A}
+        assert sum(part.stats().blocks for part in parts) == 1
+    assert index.remove(A, [1]) == 1
+    assert sum(part.stats().prefixes for part in parts) == 0
+
+
 def test_a_parent_that_is_not_there_is_a_lost_event() -> None:
     index = ShardedIndex(count=2)
     with pytest.raises(UnknownParentError):
