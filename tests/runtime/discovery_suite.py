@@ -43,7 +43,7 @@ class Watch:
 
     async def next(self) -> list[Change]:
         """The next batch."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             batch = await anext(self._changes)
         for change in batch:
             match change:

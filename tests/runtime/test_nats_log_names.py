@@ -11,6 +11,7 @@ from protoplane_runtime.engines.keys import canonical, check_key, matcher
 from protoplane_runtime.engines.nats import payload
 from protoplane_runtime.engines.nats.settings import NatsSettings
 from protoplane_runtime.engines.nats.subjects import disjoint, key_of, subject_of, subjects_of
+from protoplane_runtime.engines.retention import Retention
 from protoplane_runtime.tls import ClientTls
 
 _SEGMENT = st.text("ab.>% é%2EA\u00a0\u3000", min_size=1, max_size=3)
@@ -121,6 +122,10 @@ def test_a_url() -> None:
     assert "p@ss" not in repr(found)
     assert NatsSettings.parse("tls://token@host").tls == ClientTls()
     assert NatsSettings.parse("tls://token@host").user == "token"
+    assert NatsSettings.parse("nats://a?retain=a/**:age=1h&retain=**:count=2").rules == (
+        Retention("a", 3600),
+        Retention("", None, 2),
+    )
 
 
 @pytest.mark.parametrize(
@@ -133,7 +138,9 @@ def test_a_url() -> None:
         "nats://a/path",
         "nats://secret@a?what=1",
         "nats://secret@a?replicas=9",
-        "nats://secret@a?retain=a/**:age=1h",
+        "nats://secret@a?retain=a/**:bytes=1MB",
+        "nats://secret@a?retain=a",
+        "nats://secret@a?retain=a/**:age=1h&retain=a:count=2",
         "nats://secret@a?replicas=x",
         "nats://secret@a?max_age_s=nan",
         "nats://secret@a?stream=a.b",

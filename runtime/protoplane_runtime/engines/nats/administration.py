@@ -13,7 +13,6 @@ from protoplane_runtime.engines.nats.stream import (
     NO_MESSAGE,
     NOT_FOUND,
     Stream,
-    consumer_config,
     parse_time,
     refused,
 )
@@ -55,7 +54,7 @@ class Administration:
         keys = [KeyStats(key, subjects[key], None) for key in sorted(subjects)]
         count = sum(subjects.values())
         if after is not None and after.epoch == stream.epoch:
-            count, keys = await self._count_after(filters, after.sequence >> EPHEMERAL_BITS), []
+            count, keys = await stream.count_after(filters, after.sequence >> EPHEMERAL_BITS), []
             if not count:
                 return LogStats(0, 0, None, None, None, None, ())
         return LogStats(
@@ -125,19 +124,6 @@ class Administration:
             raise refused(error, self._stream.name) from error
         message: dict[str, Any] = found["message"]
         return message
-
-    async def _count_after(self, filters: Sequence[str], place: int) -> int:
-        connection, stream = self._connection, self._stream
-        name = f"c{connection.inbox().rpartition('.')[2]}-{connection.origin.hex()}"
-        config = consumer_config(name, tuple(filters))
-        config["deliver_policy"] = "by_start_sequence"
-        config["opt_start_seq"] = place + 1
-        found = await self._ask(
-            f"CONSUMER.CREATE.{stream.name}.{name}",
-            {"stream_name": stream.name, "config": config, "action": "create"},
-        )
-        connection.delete_consumer(stream.name, name)
-        return int(found["num_pending"])
 
     async def _ask(self, what: str, asked: dict[str, Any]) -> dict[str, Any]:
         try:

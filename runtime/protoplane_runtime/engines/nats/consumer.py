@@ -57,6 +57,7 @@ class Consumer:
         stream: The stream.
         subjects: The subjects, of which no two overlap.
         start: Number of the first message to read.
+        headers_only: Leave out what the messages hold.
 
     Attributes:
         last: Newest message of the whole stream when the server's consumer was made.
@@ -64,7 +65,13 @@ class Consumer:
     """
 
     def __init__(
-        self, connection: Connection, stream: JetStream, subjects: tuple[str, ...], start: int
+        self,
+        connection: Connection,
+        stream: JetStream,
+        subjects: tuple[str, ...],
+        start: int,
+        *,
+        headers_only: bool = False,
     ) -> None:
         self.last = 0
         self.pending = 0
@@ -73,6 +80,7 @@ class Consumer:
         self._epoch = stream.epoch
         self._subjects = subjects
         self._next = start
+        self._headers_only = headers_only
         self._name = ""
         self._inbox = ""
         self._subscription: Subscription | None = None
@@ -161,6 +169,7 @@ class Consumer:
         config = consumer_config(self._name, self._subjects)
         config["deliver_policy"] = "by_start_sequence"
         config["opt_start_seq"] = max(self._next, 1)
+        config["headers_only"] = self._headers_only
         self._expected = 1
         self._requested = False
         self._idle = False

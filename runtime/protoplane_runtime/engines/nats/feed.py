@@ -41,6 +41,7 @@ class Feed:
         mark: The durable event at which it began.
         generation: Raised when the stream was lost and everything begins anew.
         cuts: How often ephemeral events may have been missed.
+        cut_at: Number of the newest durable event that had come the last time.
         ephemeral: Sequence of the newest ephemeral event that came.
         readers: How many read from it.
     """
@@ -55,6 +56,7 @@ class Feed:
         self.mark = Newest(0, "")
         self.generation = 0
         self.cuts = 0
+        self.cut_at = 0
         self.ephemeral = 0
         self.readers = 0
         self._connection = connection
@@ -222,6 +224,7 @@ class Feed:
 
     def _cut(self) -> None:
         self.cuts += 1
+        self.cut_at = self._received
 
 
 def decoded(found: Sequence[Stored], epoch: int, prefix: str, match: KeyMatcher) -> list[Event]:

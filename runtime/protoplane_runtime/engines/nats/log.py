@@ -29,6 +29,7 @@ from protoplane_runtime.engines.nats.passing import Passing
 from protoplane_runtime.engines.nats.payload import EPHEMERAL_BITS
 from protoplane_runtime.engines.nats.publisher import Accepted, Publisher
 from protoplane_runtime.engines.nats.reader import Now, Reader
+from protoplane_runtime.engines.nats.retention import Enforcement
 from protoplane_runtime.engines.nats.settings import NatsSettings
 from protoplane_runtime.engines.nats.stream import Stream
 from protoplane_runtime.engines.nats.subjects import key_of, subject_of
@@ -61,7 +62,7 @@ class NatsLog:
     def __init__(self, connection: Connection, stream: Stream, settings: NatsSettings) -> None:
         self._connection = connection
         self._stream = stream
-        self._settings = settings
+        self._retention = Enforcement(connection, stream, settings)
         self._acknowledged = 0
         self._looking: asyncio.Task[None] | None = None
         self._suspect = False
@@ -107,6 +108,11 @@ class NatsLog:
         state = await stream.made()
         self = cls(connection.share(), stream, settings)
         self._passing.saw(state.epoch, state.last << EPHEMERAL_BITS)
+        try:
+            await self._retention.begin(settings.rules)
+        except BaseException:
+            await self.close()
+            raise
         return self
 
     @property
@@ -153,6 +159,16 @@ class NatsLog:
         return await Administration(self._connection, self._stream).purge(
             matcher(expressions), before
         )
+
+    async def enforce_retention(self) -> None:
+        """Carry out the rules of retention now; that happens by itself too, every few seconds.
+
+        What was published since they were last carried out stays until the next time.
+
+        Raises:
+            PlaneError: UNAVAILABLE where the server is away, ABORTED where another process does it.
+        """
+        await self._retention.enforce(at_once=True)
 
     async def publish(
         self,
@@ -237,6 +253,7 @@ class NatsLog:
             await asyncio.gather(self._looking, return_exceptions=True)
         feeds, self._feeds = list(self._feeds.values()), {}
         await asyncio.gather(*(feed.close() for feed in feeds), *self._ending)
+        await self._retention.close()
         await self._connection.close()
 
     async def _read(
@@ -245,7 +262,7 @@ class NatsLog:
         if self._closed:
             return
         feed = self._acquire(shared.match)
-        reader = Reader(self._connection, self._stream, feed, shared)
+        reader = Reader(self._connection, self._stream, self._retention, feed, shared)
         try:
             await feed.begun()
             if after is Start.NOW and now.place is None:

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from protoplane_base import PlaneError
 from protoplane_runtime.engines.batches import MAX_BATCH, Batch, Filter, newest
@@ -15,10 +16,26 @@ from protoplane_runtime.engines.nats.consumer import StreamLost
 from protoplane_runtime.engines.nats.feed import Feed
 from protoplane_runtime.engines.nats.payload import EPHEMERAL_BITS
 from protoplane_runtime.engines.nats.replay import Replay
-from protoplane_runtime.engines.nats.stream import State, Stream
+from protoplane_runtime.engines.nats.retention import Enforcement
+from protoplane_runtime.engines.nats.stream import Stream
+from protoplane_runtime.engines.nats.subjects import subjects_of
 
 _RETRY_S = 0.1
 _AFTER_DURABLE = (1 << EPHEMERAL_BITS) - 1
+
+
+class _Kept(NamedTuple):
+    """What the stream holds, and the newest that a rule deleted of what matches; 0 for none."""
+
+    epoch: int
+    first: int
+    last: int
+    floor: int
+
+    @property
+    def kept(self) -> int:
+        """Number from which on nothing is missing."""
+        return max(self.first, self.floor + 1)
 
 
 class Now:
@@ -48,6 +65,7 @@ class Reader:
     Args:
         connection: The way to the server.
         stream: The stream.
+        retention: What rules deleted of it.
         feed: The events that match.
         shared: What readers of the same expressions share.
     """
@@ -56,11 +74,13 @@ class Reader:
         self,
         connection: Connection,
         stream: Stream,
+        retention: Enforcement,
         feed: Feed,
         shared: Filter,
     ) -> None:
         self._connection = connection
         self._stream = stream
+        self._retention = retention
         self._feed = feed
         self._passing = feed.passing
         self._shared = shared
@@ -122,7 +142,7 @@ class Reader:
             await self._tell_lost()
         elif self._cuts != feed.cuts:
             self._cuts = feed.cuts
-            await self._tell_ephemeral()
+            await self._tell_cut()
         elif self._asked is not None:
             await self._check()
         elif self._place >= feed.tail.start:
@@ -157,7 +177,7 @@ class Reader:
             self._fallen = True
             await self._tell_ephemeral()
         if self._told is None:
-            self._told = (await self._state()).first
+            self._told = (await self._state()).kept
         if self._replay is None:
             self._replay = Replay(self._connection, self._stream, feed, self._place, self._joined)
         try:
@@ -174,10 +194,10 @@ class Reader:
         state = await self._state()
         if state.epoch != self._epoch:
             return
-        if state.first > max((before >> EPHEMERAL_BITS) + 1, self._told):
-            self._told = state.first
+        if state.kept > max((before >> EPHEMERAL_BITS) + 1, self._told):
+            self._told = state.kept
             # Some of it may have been read just before it was deleted.
-            self._tell(EventId(self._epoch, before), before, state, events)
+            await self._tell(EventId(self._epoch, before), before, state, events)
         if self._shared.latest:
             events = newest(events)
         for at in range(0, len(events), MAX_BATCH):
@@ -195,15 +215,15 @@ class Reader:
         if asked.epoch != state.epoch or durable > state.last:
             self._asked = asked
             await self._tell_lost()
-        elif state.first > durable + 1:
-            self._told = state.first
-            self._tell(asked, asked.sequence, state)
+        elif state.kept > durable + 1:
+            self._told = state.kept
+            await self._tell(asked, asked.sequence, state)
         else:
             if asked.sequence > tail.end:
                 # Others count further: it saw durable events that are still to come here.
                 self._seen = durable
                 self._place = tail.end
-            self._tell(asked, asked.sequence, state, ephemeral=True)
+            await self._tell(asked, asked.sequence, state, ephemeral=True)
 
     async def _tell_lost(self) -> None:
         asked, self._asked = self._asked, None
@@ -211,18 +231,26 @@ class Reader:
         state = await self._state()
         self._place = 0
         self._joined = False
-        self._told = state.first
-        self._tell(asked, 0, state)
+        self._told = state.kept
+        await self._tell(asked, 0, state)
+
+    async def _tell_cut(self) -> None:
+        state = await self._state()
+        # What was deleted while the server was away never came.
+        lost = state.kept > max(self._feed.cut_at + 1, self._told or 0)
+        if lost:
+            self._told = state.kept
+        await self._tell(EventId(self._epoch, self._place), self._place, state, ephemeral=not lost)
 
     async def _tell_ephemeral(self) -> None:
         state = await self._state()
-        self._tell(EventId(self._epoch, self._place), self._place, state, ephemeral=True)
+        await self._tell(EventId(self._epoch, self._place), self._place, state, ephemeral=True)
 
-    def _tell(
+    async def _tell(
         self,
         asked: EventId,
         place: int,
-        state: State,
+        state: _Kept,
         events: Sequence[Event] = (),
         *,
         ephemeral: bool = False,
@@ -232,7 +260,12 @@ class Reader:
         if state.first <= state.last:
             kept.append(state.first << EPHEMERAL_BITS)
         after = max(state.first, (place >> EPHEMERAL_BITS) + 1)
-        if after <= state.last:
+        if state.floor:
+            # There are holes.
+            found = await self._first_after(after - 1)
+            if found is not None:
+                following.append(found << EPHEMERAL_BITS)
+        elif after <= state.last:
             following.append(after << EPHEMERAL_BITS)
         if self._passing.oldest is not None:
             kept.append(self._passing.oldest)
@@ -262,10 +295,21 @@ class Reader:
         durable = not sequence & _AFTER_DURABLE
         return durable and sequence >> EPHEMERAL_BITS <= self._seen
 
-    async def _state(self) -> State:
+    async def _state(self) -> _Kept:
         while True:
             try:
-                return await self._stream.state()
+                state = await self._stream.state()
+                floor = await self._retention.floor(self._feed.match, state.epoch)
+                return _Kept(state.epoch, state.first, state.last, floor)
+            except PlaneError:
+                await self._connection.wait_connected()
+                await asyncio.sleep(_RETRY_S)
+
+    async def _first_after(self, place: int) -> int | None:
+        subjects = subjects_of(self._stream.durable, self._feed.match.expressions)
+        while True:
+            try:
+                return await self._stream.first_after(subjects, place)
             except PlaneError:
                 await self._connection.wait_connected()
                 await asyncio.sleep(_RETRY_S)

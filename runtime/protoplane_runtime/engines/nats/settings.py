@@ -8,6 +8,8 @@ from typing import Self
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from protoplane_base import Code, PlaneError
+from protoplane_runtime.engines.retention import Retention
+from protoplane_runtime.engines.retention import parse as parse_rule
 from protoplane_runtime.tls import ClientTls
 
 _STREAM = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -35,6 +37,8 @@ class NatsSettings:
         max_events: Most durable events that are kept; 0 for any number.
         max_bytes: Most bytes that they may take; 0 for any number.
         duplicates_s: Seconds for which a `Publication` is known again.
+        rules: What is kept under single prefixes, by age and number; ``None`` leaves the rules as
+            they are.
         publish_timeout_s: Seconds that a publication or a change of the state may take before it is
             UNAVAILABLE.
     """
@@ -51,6 +55,7 @@ class NatsSettings:
     max_events: int | None = None
     max_bytes: int | None = None
     duplicates_s: float | None = None
+    rules: tuple[Retention, ...] | None = None
     publish_timeout_s: float = 5.0
 
     @classmethod
@@ -58,13 +63,16 @@ class NatsSettings:
         """Read ``nats://[user:password@]host[:port][,host[:port]…][?setting=value&…]``.
 
         ``tls://`` asks for TLS, and so do ``ca``, ``cert`` and ``key``; ``creds`` names a file of
-        credentials; the other settings bear the names of the attributes.
+        credentials; ``retain=a/**:age=1h,count=9`` is a rule of retention, and there may be
+        several; the other settings bear the names of the attributes.
 
         Raises:
             PlaneError: INVALID_ARGUMENT with what is wrong.
         """
         parts = urlsplit(url)
-        asked = dict(parse_qsl(parts.query, keep_blank_values=True))
+        given = parse_qsl(parts.query, keep_blank_values=True)
+        asked = {name: value for name, value in given if name != "retain"}
+        rules = tuple(parse_rule(value) for name, value in given if name == "retain")
         access, _, hosts = parts.netloc.rpartition("@")
         user, _, password = access.partition(":")
         if parts.scheme not in _SCHEMES or parts.path not in ("", "/") or parts.fragment:
@@ -87,14 +95,17 @@ class NatsSettings:
             max_events=_whole(url, asked, "max_events"),
             max_bytes=_whole(url, asked, "max_bytes"),
             duplicates_s=_number(url, asked, "duplicates_s"),
+            rules=rules or None,
             publish_timeout_s=_number(url, asked, "publish_timeout_s") or 5.0,
         )
-        if "retain" in asked:
+        if any(rule.max_bytes is not None for rule in rules):
             raise _wrong(
                 url,
-                "it has no rules of retention for single prefixes; 'max_age_s', 'max_events' and "
-                "'max_bytes' are for all events",
+                "JetStream does not count the bytes under a prefix, so a rule of retention has "
+                "'age' and 'count'; 'max_bytes' is for all events together",
             )
+        if len({rule.prefix for rule in rules}) < len(rules):
+            raise _wrong(url, "two rules of retention are for the same prefix")
         if asked:
             raise _wrong(url, f"there is no setting {next(iter(asked))!r}")
         if settings.replicas is not None and not 1 <= settings.replicas <= 5:

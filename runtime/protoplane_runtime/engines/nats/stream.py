@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
@@ -239,6 +239,48 @@ class Stream(JetStream):
             raise self._refused(error) from error
         self._connection.delete_consumer(self.name, name)
         return int(found["delivered"]["stream_seq"])
+
+    async def count_after(self, subjects: Sequence[str], place: int) -> int:
+        """How many messages of some subjects come after a place.
+
+        Args:
+            subjects: The subjects, of which no two overlap.
+            place: Number of the message before the first that counts.
+
+        Raises:
+            PlaneError: UNAVAILABLE where JetStream does not answer.
+        """
+        name = f"c{self._connection.inbox().rpartition('.')[2]}-{self._connection.origin.hex()}"
+        config = consumer_config(name, tuple(subjects))
+        config["deliver_policy"] = "by_start_sequence"
+        config["opt_start_seq"] = place + 1
+        try:
+            found = await self._connection.ask(
+                f"CONSUMER.CREATE.{self.name}.{name}",
+                {"stream_name": self.name, "config": config, "action": "create"},
+            )
+        except JetStreamError as error:
+            raise self._refused(error) from error
+        self._connection.delete_consumer(self.name, name)
+        return int(found["num_pending"])
+
+    async def first_after(self, subjects: Sequence[str], place: int) -> int | None:
+        """Number of the first message of some subjects after a place; ``None`` where there is none.
+
+        Raises:
+            PlaneError: UNAVAILABLE where JetStream does not answer.
+        """
+        found: list[int] = []
+        for subject in subjects:
+            asked = {"seq": place + 1, "next_by_subj": subject}
+            try:
+                answer = await self._connection.ask(f"STREAM.MSG.GET.{self.name}", asked)
+            except JetStreamError as error:
+                if error.code not in (NO_MESSAGE, NOT_FOUND):
+                    raise self._refused(error) from error
+            else:
+                found.append(int(answer["message"]["seq"]))
+        return min(found, default=None)
 
 
 def refused(error: JetStreamError, stream: str) -> PlaneError:
