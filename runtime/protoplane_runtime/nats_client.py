@@ -33,7 +33,8 @@ class NatsClient(Client):
         try:
             async with asyncio.timeout(timeout_s):
                 await self.close()
-        except (TimeoutError, OSError, errors.Error, AssertionError):
+        except (TimeoutError, OSError, errors.Error, AssertionError, RuntimeError):
+            # The last is uvloop's, where the server went just now.
             writer: Any = getattr(self._transport, "_io_writer", None)
             if writer is not None:
                 with contextlib.suppress(OSError):

@@ -263,7 +263,7 @@ class Server:
             self.endpoints,
             self.services,
             metadata=self._metadata,
-            protocols=self._protocols,
+            protocols=(*self._protocols, *(("sse",) if self._http is not None else ())),
             namespace=self.options.namespace,
             log=str(self.events.last.epoch),
         )

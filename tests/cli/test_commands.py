@@ -97,6 +97,8 @@ def test_publish_and_listen(run: Run, served: Served) -> None:
     done = run("publish", key, '{"words": 7}', "--type", FINISHED, "--at", served.http)
     assert done.returncode == 0, done.stderr
     id_ = done.stdout.strip()
+    recent = run("listen", key, "--at", served.http, "--after", "1h", "--count", "1", "--json")
+    assert recent.returncode == 0, recent.stderr
     heard = run("listen", key, "--at", served.http, "--after", "earliest", "--count", "1")
     assert json.loads(heard.stdout) == {
         "id": id_,

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
-import re
-import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import click
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from protoplane_client.commands.places import Place
 from protoplane_runtime import terminal
 from protoplane_runtime.engines.dead_letters import dead_letters, kept_events, redrive
 from protoplane_runtime.engines.engine import Engine
@@ -25,8 +24,6 @@ from protoplane_runtime.engines.opening import DEFAULT_URL, VARIABLE, open_engin
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
-_AGE = re.compile(r"([0-9]+)([smhdw])", re.ASCII)
-_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 _IDLE_S = 5.0
 
 _EXAMPLE = """
@@ -37,48 +34,6 @@ Examples:
   protoplane events groups
   protoplane events dead-letters indexer --redrive
 """
-
-
-if TYPE_CHECKING:
-    _PlaceType = click.ParamType[EventId | Start | Since]
-else:
-    _PlaceType = click.ParamType  # It takes arguments only in newer releases.
-
-
-class Place(_PlaceType):
-    """A place in the log: ``earliest``, ``now``, an id, or a time."""
-
-    name = "place"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> EventId | Start | Since:
-        """Read one."""
-        if isinstance(value, EventId | Start | Since):
-            return value
-        text = str(value)
-        for start in Start:
-            if text == start.value:
-                return start
-        age = _AGE.fullmatch(text)
-        if age is not None:
-            return Since(time.time_ns() - int(age[1]) * _SECONDS[age[2]] * 10**9)
-        try:
-            return EventId.parse(text)
-        except ValueError:
-            pass
-        try:
-            moment = datetime.fromisoformat(text)
-            if moment.tzinfo is None:
-                moment = moment.astimezone()
-            return Since(int(moment.timestamp() * 1e6) * 1000)
-        except (ValueError, OverflowError):
-            self.fail(
-                f"{text!r} is no place in a log; write an id such as 1-42, a time such as "
-                "2026-11-20T17:30, an age such as 2h, or earliest",
-                param,
-                ctx,
-            )
 
 
 def _options(command: _F) -> _F:

@@ -21,10 +21,11 @@ from protoplane_client.commands.options import (
     token_of,
     token_options,
 )
+from protoplane_client.commands.places import Place
 from protoplane_client.plane import Plane, connect
 from protoplane_client.subscription import Received, Reconnect
 from protoplane_runtime import terminal
-from protoplane_runtime.engines.interface import EventId, Gap, Start
+from protoplane_runtime.engines.interface import EventId, Gap, Since, Start
 
 _EXAMPLE = """
 \b
@@ -44,7 +45,12 @@ Examples:
     show_default=True,
     help="HTTP door to ask, or the name of a component.",
 )
-@click.option("--after", metavar="ID", help="Continue behind this event; 'earliest' for all.")
+@click.option(
+    "--after",
+    type=Place(),
+    help="Continue behind this event, or with those of a time (2026-11-20T17:30) or age (2h); "
+    "'earliest' for all.",
+)
 @click.option("--count", type=click.IntRange(min=1), help="Exit after so many events.")
 @click.option("--json", "plain", is_flag=True, help="Print JSON lines also on a terminal.")
 @engine_options
@@ -54,7 +60,7 @@ def listen(
     *,
     key_expression: str,
     target: str,
-    after: str | None,
+    after: EventId | Start | Since | None,
     count: int | None,
     plain: bool,
     engine: str,
@@ -70,11 +76,6 @@ def listen(
     A key is a path; * stands for one segment and ** for any number. A lost connection is taken up
     again where it broke off.
     """
-    if after is not None and after != "earliest":
-        try:
-            EventId.parse(after)
-        except ValueError as error:
-            raise click.BadParameter(str(error), param_hint="--after") from error
     tls = tls_of(tls_ca, tls_cert, tls_key)
     token = token_of(token_env, token_file)
     plane = partial(connect, target, tls=tls, token=token, engine=engine, namespace=namespace)
@@ -85,13 +86,12 @@ async def _listen(
     connected: Callable[[], Plane],
     key_expression: str,
     *,
-    after: str | None,
+    after: EventId | Start | Since | None,
     count: int | None,
     plain: bool,
 ) -> None:
-    start = Start.EARLIEST if after == "earliest" else after
     async with connected() as plane:
-        events = plane.subscribe(key_expression, after=start, on_reconnect=_lost)
+        events = plane.subscribe(key_expression, after=after, on_reconnect=_lost)
         async with aclosing(cast("Any", events)) as stream:
             seen = 0
             async for event in stream:

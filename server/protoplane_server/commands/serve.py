@@ -81,7 +81,8 @@ class Place(click.ParamType[str]):
     show_envvar=True,
     metavar="URL",
     help="What stands behind events, and what others find this instance by: local:[FOLDER], which "
-    "the processes of this machine share, or memory:, which nobody shares.",
+    "the processes of this machine share, nats://HOST, a cluster, zenoh:[ENDPOINTS], peer to peer, "
+    "kubernetes:[NAMESPACE], or memory:, which nobody shares.",
 )
 @click.option(
     "--namespace", default=DEFAULT_NAMESPACE, show_default=True, help="Where others find it."

@@ -317,7 +317,6 @@ async def test_a_long_replay_takes_little_memory_and_has_each_event_once(tmp_pat
             tracemalloc.stop()
         await ahead
         writer.close()
-    print("PEAK", peak)
     assert peak < 16_000_000
 
 
