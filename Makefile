@@ -125,6 +125,22 @@ TRITON_MODELS ?=
 triton: install ## Start a real Triton on the processor, with the models of the tests, until Ctrl-C
 	@$(BIN)/python -m tests.triton_server $(TRITON_MODELS)
 
+VENV_TORCH ?= .venv-torch
+
+.PHONY: torch
+torch: $(VENV_TORCH)/.installed ## Test and measure the PyTorch backend, in an environment of its own (some GB)
+	$(call heading,pytest of the PyTorch backend)
+	@$(VENV_TORCH)/bin/pytest -n 0 $(wildcard tests/server/backends/test_torch*.py)
+	$(call heading,bench/backends_torch.py)
+	@$(VENV_TORCH)/bin/python bench/backends_torch.py
+
+# The constraints hold nothing of torch, transformers and what they bring, which is too much.
+$(VENV_TORCH)/.installed: pyproject.toml constraints.txt Makefile
+	$(call heading,install into $(VENV_TORCH))
+	$(call new-venv,$(VENV_TORCH))
+	$(call pip-install,$(VENV_TORCH)) -e '.[inference,nats,objects,openai,router,server,torch,triton]' --group test rich transformers uvloop -c constraints.txt
+	@touch $@
+
 .PHONY: fuzz
 fuzz: install ## Look for bytes that break the frame parser, for a minute
 	@mkdir -p $(BUILD)/fuzz-corpus
@@ -162,5 +178,5 @@ constraints: ## Look up the newest versions that fit together and write constrai
 
 .PHONY: clean
 clean: ## Remove environments, caches and builds
-	rm -rf $(VENV) $(VENV_PB7) .venv-triton $(BUILD) dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(VENV_PB7) $(VENV_TORCH) .venv-triton $(BUILD) dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +

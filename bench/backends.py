@@ -3,9 +3,11 @@
 - The embedded model writes texts one at a time, and 32 at once.
 - A model that takes as long for a batch as for one request, with and without the batcher before it.
 - 10,000 streams through a link that their callers leave after the first token.
+- A real Triton through the gRPC door, and 200 streams that are left there; see
+  bench/backends_triton.py. Skipped, with the reason, where Triton cannot run.
 
-Everything runs in one process. Rates are those of the median of paired rounds, since the machine's
-own pace changes more from minute to minute than what is measured.
+All but the last runs in one process. Rates are those of the median of paired rounds, since the
+machine's own pace changes more from minute to minute than what is measured.
 
     python bench/backends.py [--full] [--json]
 """
@@ -191,7 +193,17 @@ def main() -> None:
         more_rows, more_claims = uvloop.run(measure())
         rows += more_rows
         claims += more_claims
-    print_report("backends", rows, claims, PACKAGES)
+    packages: tuple[str, ...] = PACKAGES
+    try:
+        import backends_triton
+    except ModuleNotFoundError as missing:
+        print(f"skipped, no Triton here: {missing.name} is not installed; it is for `make install`")
+    else:
+        more_rows, more_claims = backends_triton.through_triton()
+        rows += more_rows
+        claims += more_claims
+        packages = (*packages, "grpcio", "tritonclient")
+    print_report("backends", rows, claims, packages)
 
 
 if __name__ == "__main__":

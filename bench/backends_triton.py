@@ -5,6 +5,9 @@ own, as a component does; the callers are in this one, in both cases. Two models
 20 ms at a batch without using the processor, as a small network on a GPU does, and ``add`` nearly
 nothing, which leaves what the calls themselves cost.
 
+Then 200 callers of the door read streams of a decoupled model, and all leave at once: what Triton's
+own metrics say runs or waits a little later is counted. bench/backends.py runs all of this, too.
+
     python bench/backends_triton.py [--full] [--json]
 """
 
@@ -17,7 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Awaitable, Callable, Generator
-from contextlib import contextmanager
+from contextlib import aclosing, contextmanager
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -29,7 +32,7 @@ from report import Claim, Row, print_report
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from tests.triton_server import TritonMissingError, triton_server  # noqa: E402
+from tests.triton_server import TritonMissingError, TritonServer, triton_server  # noqa: E402
 from tritonclient.grpc import aio as triton_aio  # noqa: E402
 
 from protoplane.inference.v1 import DataType, InferenceClient, InferRequest, Tensor  # noqa: E402
@@ -43,20 +46,25 @@ FULL = "--full" in sys.argv
 ROUNDS = 9 if FULL else 5
 ROUND_S = 3.0 if FULL else 1.0
 REQUIRED = 0.8
+LEFT = 200
+# Leaving is no matter of timing here: what runs after this long would go on running.
+LEFT_S = 10.0
 WIDTH = 256
 Call = Callable[[], Awaitable[object]]
 
 
 def through_triton() -> tuple[list[Row], list[Claim]]:
-    """Requests a second, through the door and without it."""
+    """Requests a second, through the door and without it; and streams whose callers left."""
+    nan = float("nan")
+    begun, left = nan, nan
     try:
         with tempfile.TemporaryDirectory() as folder, triton_server(Path(folder)) as triton:
-            triton.load("forward", "add")
+            triton.load("forward", "add", "tokens")
             with door(triton.url) as address:
                 rates = uvloop.run(_compare(triton.address, address))
+                begun, left = uvloop.run(_leave(triton, address))
     except TritonMissingError as missing:
-        print(f"no Triton here: {missing}")
-        nan = float("nan")
+        print(f"skipped, no Triton here: {missing}")
         rates = {"forward": (nan, nan, nan), "add": (nan, nan, nan)}
     rows: list[Row] = []
     for model, (direct, ours, _) in rates.items():
@@ -65,8 +73,15 @@ def through_triton() -> tuple[list[Row], list[Claim]]:
             Row(f"Protoplane's gRPC door, {model}, {CALLERS} callers", "rate", ours, "/s"),
         ]
     rows.append(Row("door to direct, add", "ratio", rates["add"][2], "x"))
+    rows.append(
+        Row("streams in Triton, by its metrics, before they are left", "running", begun, "")
+    )
     claim = "the gRPC door to Triton, of tritonclient's own rate, a model of 20 ms, 32 callers"
-    return rows, [Claim(claim, REQUIRED, rates["forward"][2])]
+    return rows, [
+        Claim(claim, REQUIRED, rates["forward"][2]),
+        Claim(f"{LEFT} streams begun in Triton through the door, by its metrics", LEFT, begun),
+        Claim(f"{LEFT} streams that were left: still in Triton, by its metrics", 0, left, True),
+    ]
 
 
 @contextmanager
@@ -152,6 +167,50 @@ async def _rate(call: Call, seconds: float) -> float:
 
     await asyncio.gather(*(caller() for _ in range(CALLERS)))
     return done / (time.perf_counter() - since)
+
+
+async def _leave(triton: TritonServer, door: str) -> tuple[float, float]:
+    """Streams that run in Triton before their callers leave, and after."""
+    counts = [("COUNT", 1_000_000), ("DELAY_MS", 50)]
+    inputs = [
+        Tensor(
+            name=name,
+            datatype=DataType.DATA_TYPE_INT32,
+            shape=[1],
+            contents=np.array([value], np.int32).tobytes(),
+        )
+        for name, value in counts
+    ]
+    first = asyncio.Semaphore(0)
+
+    async def read(component: InferenceClient) -> None:
+        answers: Any = component.infer_stream(InferRequest(model="tokens", inputs=inputs))
+        async with aclosing(answers):
+            await anext(answers)
+            first.release()
+            async for _ in answers:
+                pass
+
+    async def running() -> float:
+        names = ("tokens_streams", "nv_inference_pending_request_count")
+        return sum([await asyncio.to_thread(triton.metric, name, "tokens") for name in names])
+
+    async with connect(f"grpc://{door}") as plane:
+        component = InferenceClient(plane)
+        tasks = [asyncio.create_task(read(component)) for _ in range(LEFT)]
+        try:
+            async with asyncio.timeout(60):
+                for _ in tasks:
+                    await first.acquire()
+            begun = await running()
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        until = time.perf_counter() + LEFT_S
+        while (left := await running()) and time.perf_counter() < until:  # noqa: ASYNC110  # a poll
+            await asyncio.sleep(0.1)
+    return begun, left
 
 
 async def _serve(url: str) -> None:

@@ -197,13 +197,13 @@ def triton(tmp_path_factory: pytest.TempPathFactory) -> Generator[TritonServer]:
 
 
 @contextmanager
-def triton_or_skip(folder: Path) -> Generator[TritonServer]:
+def triton_or_skip(folder: Path, models: Path = MODELS) -> Generator[TritonServer]:
     """See `triton_server`; skips the test where it cannot run."""
     try:
         triton_program()
     except TritonMissingError as missing:
         pytest.skip(f"no Triton: {missing}")
-    with triton_server(folder) as server:
+    with triton_server(folder, models) as server:
         yield server
 
 
@@ -262,6 +262,8 @@ def _start(
         f"--backend-config=python,shm-region-prefix-name={_prefix(port)}",
         "--grpc-address=127.0.0.1",
         f"--grpc-port={port}",
+        # A model then finds the trace among the parameters of a request.
+        "--grpc-header-forward-pattern=traceparent",
         "--allow-http=false",
         "--metrics-address=127.0.0.1",
         f"--metrics-port={metrics_port}",

@@ -56,6 +56,7 @@ from protoplane_server.backends.interface import (
     ModelMetadata,
     ModelSource,
     ModelState,
+    version_of,
 )
 from protoplane_server.backends.opening import open_backend
 
@@ -177,7 +178,9 @@ class Inference(InferenceService):
             outputs=request.outputs,
         )
         return InferResponse(
-            model=request.model, version=request.version, outputs=tensors_out(outputs)
+            model=request.model,
+            version=version_of(outputs, request.version),
+            outputs=tensors_out(outputs),
         )
 
     async def infer_stream(
@@ -196,7 +199,9 @@ class Inference(InferenceService):
         async with aclosing(results):
             async for outputs in results:
                 yield InferResponse(
-                    model=request.model, version=request.version, outputs=tensors_out(outputs)
+                    model=request.model,
+                    version=version_of(outputs, request.version),
+                    outputs=tensors_out(outputs),
                 )
 
     async def list_models(self, request: ListModelsRequest, ctx: Context) -> ListModelsResponse:
@@ -258,8 +263,10 @@ class Inference(InferenceService):
             await self._tell(name, ModelState.LOADING)
             try:
                 assert self._files is not None
-                path = await self._files.find(name, source)
-                metadata = await self._backend.load(name, ModelSource(path, dict(parameters or {})))
+                async with self._files.found(name, source) as path:
+                    metadata = await self._backend.load(
+                        name, ModelSource(path, dict(parameters or {}))
+                    )
             except BaseException as error:
                 await self._load_failed(name, error)
                 raise

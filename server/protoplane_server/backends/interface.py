@@ -275,6 +275,24 @@ class ModelSource:
     parameters: Mapping[str, str] = field(default_factory=dict[str, str], hash=False)
 
 
+class Outputs(list[Tensor]):
+    """Outputs of a model that say which version of it ran, where a backend knows.
+
+    Args:
+        tensors: The outputs.
+        version: The version.
+    """
+
+    def __init__(self, tensors: Sequence[Tensor], version: str) -> None:
+        super().__init__(tensors)
+        self.version = version
+
+
+def version_of(outputs: Sequence[Tensor], asked: str) -> str:
+    """The version of the model that gave outputs; what was asked for where that is not known."""
+    return outputs.version if isinstance(outputs, Outputs) and outputs.version else asked
+
+
 class Backend(Protocol):
     """Runs models; safe from any number of tasks of one event loop.
 
@@ -342,6 +360,9 @@ class Backend(Protocol):
             ctx: The request.
             version: Which version of it; empty for any.
             outputs: Names of the outputs that are wanted; all where empty.
+
+        Returns:
+            Its outputs, as `Outputs` where the backend knows which version ran.
 
         Raises:
             PlaneError: INVALID_ARGUMENT for tensors that the model does not take, with the name,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from time import monotonic
@@ -14,6 +14,7 @@ from protoplane_server.backends.interface import (
     BackendContext,
     Capability,
     SequenceStep,
+    version_of,
 )
 from protoplane_server.backends.tensors import Tensor
 from protoplane_server.kserve.schema import messages
@@ -62,7 +63,8 @@ class InferCall:
     async def stream(self, backend: Backend) -> AsyncGenerator[Any, None]:
         """Run the model, for any number of ``ModelInferResponse``."""
         metadata = await backend.metadata(self.model, self._version)
-        if Capability.INFER_STREAM not in metadata.capabilities:
+        # Of one that is not loaded nothing is known; a backend may yet load it when it is asked.
+        if metadata.capabilities and Capability.INFER_STREAM not in metadata.capabilities:
             response = self._response(await self._run(backend))
             response.parameters[FINAL].bool_param = True
             yield response
@@ -80,16 +82,14 @@ class InferCall:
             last.parameters[FINAL].bool_param = True
             yield last
 
-    async def _run(self, backend: Backend) -> tuple[Tensor, ...]:
-        return tuple(
-            await backend.infer(
-                self.model, self._inputs, self._ctx, version=self._version, outputs=self._outputs
-            )
+    async def _run(self, backend: Backend) -> Sequence[Tensor]:
+        return await backend.infer(
+            self.model, self._inputs, self._ctx, version=self._version, outputs=self._outputs
         )
 
-    def _response(self, tensors: Any) -> Any:
+    def _response(self, tensors: Sequence[Tensor]) -> Any:
         response = messages.ModelInferResponse(
-            model_name=self.model, model_version=self._version, id=self._id
+            model_name=self.model, model_version=version_of(tensors, self._version), id=self._id
         )
         add_outputs(response, tensors)
         return response

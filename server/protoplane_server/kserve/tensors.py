@@ -118,6 +118,10 @@ def metadata_of(model: ModelMetadata) -> Any:
 def config_of(model: ModelMetadata, backend: str) -> Any:
     """A model as ``ModelConfig``, whose shapes leave the batch out."""
     batched = model.max_batch_size > 0
+    # One that also answers once is not decoupled, as clients take that to mean streams alone.
+    streams_alone = (
+        Capability.INFER_STREAM in model.capabilities and Capability.INFER not in model.capabilities
+    )
 
     def fields(spec: TensorSpec) -> dict[str, Any]:
         name = "STRING" if spec.datatype is Datatype.BYTES else spec.datatype.value
@@ -133,7 +137,7 @@ def config_of(model: ModelMetadata, backend: str) -> Any:
             messages.ModelInput(**fields(spec), optional=spec.optional) for spec in model.inputs
         ],
         output=[messages.ModelOutput(**fields(spec)) for spec in model.outputs],
-        model_transaction_policy={"decoupled": Capability.INFER_STREAM in model.capabilities},
+        model_transaction_policy={"decoupled": streams_alone},
     )
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator
+import os
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -29,8 +31,9 @@ from protoplane.inference.v1 import (
 )
 from protoplane_base import Code, PlaneError
 from protoplane_client import Plane, connect
-from protoplane_components.inference import Inference
+from protoplane_components.inference import Inference, sources
 from protoplane_runtime.engines.interface import Start
+from protoplane_runtime.engines.objects.interface import ObjectInfo, ObjectStore
 from protoplane_runtime.engines.objects.opening import open_object_store
 from protoplane_runtime.engines.opening import open_engine
 from protoplane_server import Host, Server
@@ -197,15 +200,114 @@ async def test_files_from_the_folder_and_from_objects(embedded: Running, tmp_pat
         assert [answer async for answer in answers]
 
 
+async def test_a_folder_from_objects(tmp_path: Path) -> None:
+    objects = (tmp_path / "objects").as_uri()
+    store = await open_object_store(objects)
+    files = {"config.pbtxt": b"name", "1/model.py": b"run", "1/deep/er/w": bytes(3 << 20)}
+    for name, contents in files.items():
+        await store.put(f"models/addx/{name}", contents)
+    await store.put("models/addxy", b"another's")
+    backend = Scripted()
+    folders: list[Path] = []
+    async for running in run(Noting(backend), objects=objects):
+        load = running.client.load_model
+        for _ in range(2):
+            await load(LoadModelRequest(model="m", source="object:models/addx/"))
+            folder = backend.source.path
+            assert folder is not None
+            found = [each for each in folder.rglob("*") if each.is_file()]
+            assert {
+                each.relative_to(folder).as_posix(): each.read_bytes() for each in found
+            } == files
+            folders.append(folder)
+        assert folders[1].name == "addx"
+        # A backend may load the model anew from the newest; what went before it is removed.
+        assert not folders[0].exists()
+        failing = LoadModelRequest(
+            model="m", source="object:models/addx/", parameters={"fail": "1"}
+        )
+        with pytest.raises(PlaneError, match="no good"):
+            await load(failing)
+        left = backend.source.path
+        assert left is not None
+        assert left != folders[1]
+        assert not left.exists()
+        assert folders[1].exists()
+        await load(LoadModelRequest(model="m", source="object:models/addxy"))
+        one = backend.source.path
+        assert one is not None
+        assert one.read_bytes() == b"another's"
+        assert not folders[1].exists()
+        folders.append(one)
+    # Nor does anything stay when the component stops.
+    assert not any(each.exists() for each in folders)
+
+
+class Listing:
+    """A store that is said to hold any keys; each is of four bytes."""
+
+    def __init__(self, *keys: str) -> None:
+        self.keys = keys
+
+    async def list(self, prefix: str) -> AsyncIterator[ObjectInfo]:
+        for key in self.keys:
+            yield ObjectInfo(key, 4, None, "", 0)
+
+    @asynccontextmanager
+    async def get(self, key: str) -> AsyncGenerator[AsyncIterator[bytes]]:
+        async def pieces() -> AsyncIterator[bytes]:
+            yield b"four"
+
+        yield pieces()
+
+
+@pytest.mark.parametrize(
+    ("keys", "code", "told"),
+    [
+        (["m/../../x"], Code.INVALID_ARGUMENT, "has no name for a file"),
+        (["m//etc/x"], Code.INVALID_ARGUMENT, "has no name for a file"),
+        (["m/./x"], Code.INVALID_ARGUMENT, "has no name for a file"),
+        (["m/a", "m/a/b"], Code.INVALID_ARGUMENT, "cannot be a file of a folder"),
+        ([f"m/{'x' * 300}"], Code.INVALID_ARGUMENT, "cannot be a file of a folder"),
+        ([f"m/{n}" for n in range(11)], Code.RESOURCE_EXHAUSTED, "more than 10 objects"),
+        ([f"m/{n}" for n in range(6)], Code.RESOURCE_EXHAUSTED, "more than 20 bytes"),
+        ([], Code.NOT_FOUND, "no object below 'm'"),
+    ],
+)
+async def test_objects_that_are_no_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keys: list[str], code: Code, told: str
+) -> None:
+    monkeypatch.setattr(sources, "MAX_FILES", 10)
+    monkeypatch.setattr(sources, "MAX_BYTES", 20)
+    kept = tmp_path / "kept"
+    kept.mkdir()
+
+    async def store() -> ObjectStore:
+        return cast("ObjectStore", Listing(*keys))
+
+    with pytest.raises(PlaneError, match=told) as caught:
+        async with sources.ModelFiles(None, store, kept).found("m", "object:m/"):
+            pass
+    assert caught.value.code is code
+    assert str(tmp_path) not in caught.value.message
+    assert os.listdir(kept) == []  # noqa: PTH208  # a Path here would block by ruff's lights
+    assert os.listdir(tmp_path) == ["kept"]  # noqa: PTH208
+
+
 @pytest.mark.parametrize(
     ("source", "code"),
     [
+        ("object:/", Code.INVALID_ARGUMENT),
+        ("object:", Code.INVALID_ARGUMENT),
+        ("object:../", Code.INVALID_ARGUMENT),
+        ("object:missing/", Code.NOT_FOUND),
         ("../secret.npz", Code.INVALID_ARGUMENT),
         ("/etc/passwd", Code.INVALID_ARGUMENT),
         (".", Code.INVALID_ARGUMENT),
         ("missing.npz", Code.NOT_FOUND),
         ("object:missing", Code.NOT_FOUND),
         ("notes.txt", Code.INVALID_ARGUMENT),
+        ("folder", Code.FAILED_PRECONDITION),
         ("", Code.NOT_FOUND),
     ],
 )
@@ -214,9 +316,11 @@ async def test_sources_that_do_not_do(
 ) -> None:
     write_model(tmp_path / "secret.npz", hidden=8)
     (tmp_path / "models" / "notes.txt").write_text("no weights")
+    (tmp_path / "models" / "folder").mkdir()
     with pytest.raises(PlaneError) as caught:
         await embedded.client.load_model(LoadModelRequest(model="new", source=source))
     assert caught.value.code is code
+    assert str(tmp_path) not in caught.value.message
     assert await embedded.state("new") == "FAILED"
 
 

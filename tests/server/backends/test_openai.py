@@ -330,7 +330,9 @@ def test_urls(monkeypatch: pytest.MonkeyPatch) -> None:
         ("openai:http://a/v1?key_env=NOT_THERE_AT_ALL", "NOT_THERE_AT_ALL"),
         ("openai:http://a/v1?key=secret&key_env=PATH", "contradict"),
         ("openai:http://a/v1?text=chat&text=chat", "more than once"),
-        ("openai:http://a/v1?tone=kind", "'tone'"),
+        ("openai:http://a/v1?tone=kind", "'tone'; there are embedder, key, key_env, model"),
+        ("openai:http://a/v1?model=m&tone=secret", "[?]model=m&tone=…' is no URL .* 'tone'"),
+        ("openai:http://a/v1?keyy=secret", "[?]keyy=…' is no URL"),
     ],
 )
 def test_urls_that_are_none(url: str, told: str) -> None:

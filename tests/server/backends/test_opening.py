@@ -27,6 +27,11 @@ def test_urls_that_are_none(url: str) -> None:
     assert caught.value.code is Code.INVALID_ARGUMENT
 
 
+def test_a_file_goes_not_into_the_url() -> None:
+    with pytest.raises(PlaneError, match=r"not 'small\.npz'; leave it out, and load"):
+        open_backend("embedded:small.npz")
+
+
 def test_a_missing_extra_names_its_install_command() -> None:
     program = """
 import sys

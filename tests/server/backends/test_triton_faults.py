@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import aclosing
@@ -14,7 +15,7 @@ import pytest
 from google.rpc.error_details_pb2 import RetryInfo
 from tests.server.backends.backend_suite import CTX, eventually
 from tests.server.backends.test_triton import counted, exhausted, numbers
-from tests.triton_server import TritonServer, triton_or_skip
+from tests.triton_server import MODELS, TritonServer, triton_or_skip
 
 from protoplane_base import Code, PlaneError
 from protoplane_server.backends.interface import BackendContext, ModelSource
@@ -238,6 +239,78 @@ async def test_a_model_that_fails(backend: TritonBackend) -> None:
             read.append(int(index.data[0]))
     assert caught.value.code is Code.INTERNAL
     assert read == [0, 1, 2]
+
+
+async def test_a_triton_that_starts_anew_gets_its_models_back(tmp_path: Path) -> None:
+    (tmp_path / "server").mkdir()
+    sent = tmp_path / "sent"
+    shutil.copytree(MODELS / "add", sent)
+    with triton_or_skip(tmp_path / "server") as server:
+        backend = open_backend(server.url)
+        assert isinstance(backend, TritonBackend)
+        await backend.start()
+        for model in ("add", "tokens", "slow", "fixed", "echo"):
+            await backend.load(model, ModelSource())
+        await backend.load("sent", ModelSource(sent))
+        await backend.unload("fixed")
+        other = open_backend(server.url)
+        await other.start()
+        await other.unload("echo")
+        # All of them are remembered as loaded, but Triton says that somebody unloaded this one.
+        with pytest.raises(PlaneError, match="echo is unloaded"):
+            await backend.infer("echo", [], CTX)
+        await other.stop()
+        stream = backend.stream("tokens", counted(2), CTX)
+        assert len([each async for each in stream]) == 2
+        await backend.infer("add", numbers("A", "B"), CTX)
+        # Nobody asks in between, so the backend takes the models for loaded.
+        await asyncio.to_thread(server.kill)
+        await asyncio.to_thread(server.start_again)
+        await eventually(backend.live)
+        assert server.log().count("loading: add:1") == 1
+        answers = await asyncio.gather(
+            *(backend.infer("add", numbers("A", "B"), CTX) for _ in range(8))
+        )
+        assert len(answers) == 8
+        assert server.log().count("loading: add:1") == 2
+        stream = backend.stream("tokens", counted(3), CTX)
+        assert len([each async for each in stream]) == 3
+        [total] = await backend.infer("sent", numbers("A", "B"), CTX)
+        assert total.data.tolist() == [[3, 3, 3], [3, 3, 3]]
+        assert await backend.ready("slow")
+        # Nor does it bring back what it was told to unload.
+        assert not await backend.ready("fixed")
+        with pytest.raises(PlaneError) as caught:
+            await backend.infer("fixed", numbers("X"), CTX)
+        assert caught.value.code is Code.FAILED_PRECONDITION
+        await backend.stop()
+
+
+async def test_a_model_that_cannot_be_loaded_again_is_tried_once(tmp_path: Path) -> None:
+    (tmp_path / "server").mkdir()
+    models = tmp_path / "models"
+    shutil.copytree(MODELS / "add", models / "add")
+    with triton_or_skip(tmp_path / "server", models) as server:
+        backend = open_backend(server.url)
+        await backend.start()
+        await backend.load("add", ModelSource())
+        await asyncio.to_thread(server.kill)
+        with pytest.raises(PlaneError, match="cannot reach Triton"):
+            await backend.infer("add", numbers("A", "B"), CTX)
+        (models / "add" / "1" / "model.py").write_text("raise ValueError('no good')")
+        await asyncio.to_thread(server.start_again)
+        await eventually(backend.live)
+        with pytest.raises(PlaneError, match="no good") as caught:
+            await backend.infer("add", numbers("A", "B"), CTX)
+        assert caught.value.code is Code.INVALID_ARGUMENT
+        for _ in range(3):
+            with pytest.raises(PlaneError) as caught:
+                await backend.infer("add", numbers("A", "B"), CTX)
+            assert caught.value.code is Code.FAILED_PRECONDITION
+            assert "no good" in caught.value.message
+            assert str(tmp_path) not in caught.value.message
+        assert server.log().count("loading: add:1") == 2
+        await backend.stop()
 
 
 async def test_triton_is_killed_under_load_and_comes_back(tmp_path: Path) -> None:

@@ -45,15 +45,15 @@ def test_settings() -> None:
 @pytest.mark.parametrize(
     ("url", "told"),
     [
-        ("triton:", "a host"),
-        ("triton://", "a host"),
-        ("triton://a/models", "a host"),
+        ("triton:", "it looks like triton://127.0.0.1:8001"),
+        ("triton://", "it looks like triton://127.0.0.1:8001"),
+        ("triton://a/models", "it looks like triton://127.0.0.1:8001"),
         ("triton://a:port", "[Pp]ort"),
         ("triton://me@a", "no users"),
         ("triton://a?timeout_s=soon", "'timeout_s' is a number, not 'soon'"),
         ("triton://a?timeout_s=0", "more than 0"),
         ("triton://a?tls=1", "'tls' is yes or no"),
-        ("triton://a?retries=1", "no setting 'retries'"),
+        ("triton://a?retries=1", "no setting 'retries'; there are ca, cert, key, shared"),
     ],
 )
 def test_urls_that_are_none(url: str, told: str) -> None:
@@ -100,5 +100,24 @@ def test_a_folder_is_sent_with_its_configuration(tmp_path: Path) -> None:
         assert list(parameters) == ["config", "file:1/model.py"]
         assert '"backend": "python"' in parameters["config"].string_param
         assert parameters["file:1/model.py"].bytes_param == (model / "1/model.py").read_bytes()
-    with pytest.raises(PlaneError, match="holds no model"):
-        load_parameters(tmp_path)
+
+
+def test_folders_that_hold_no_model(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text("")
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    (broken / "config.pbtxt").write_text("name: ")
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    for path, told in (
+        (empty, "it has no config.pbtxt"),
+        (file, "it is a file"),
+        (broken, "config.pbtxt cannot be read"),
+    ):
+        with pytest.raises(PlaneError, match=f"'{path.name}' holds no model of .*{told}") as caught:
+            load_parameters(path)
+        assert caught.value.code is Code.INVALID_ARGUMENT
+        # Where the server keeps its files, and what its system calls say, is not told.
+        assert str(tmp_path) not in caught.value.message
+        assert "Errno" not in caught.value.message

@@ -46,6 +46,7 @@ COUNT = ModelMetadata(
     inputs=(TensorSpec("TO", Datatype.INT32, (1,)),),
     outputs=(TensorSpec("AT", Datatype.INT32, (1,)),),
 )
+BOTH = replace(ECHO, name="both", capabilities=ECHO.capabilities | COUNT.capabilities)
 
 VALUES: dict[Datatype, Any] = {
     Datatype.BOOL: np.array([[True, False, True]]),
@@ -84,7 +85,7 @@ class TestBackend(PartialBackend):
         return model in ("echo", "count") and version in ("", "3")
 
     async def metadata(self, model: str, version: str = "") -> ModelMetadata:
-        for each in (COUNT, ECHO):
+        for each in (COUNT, ECHO, BOTH):
             if each.name == model and version in ("", each.version):
                 return replace(each, state=self.state)
         raise PlaneError(Code.NOT_FOUND, f"there is no model {model!r}")

@@ -432,7 +432,7 @@ class LoadModelRequest(_base.Message, pb=_pb2.LoadModelRequest):
     source: _base.Implicit[_base.String] = _base.field(
         default="",
         json_name="source",
-        description="Where its files are: a key of the object plane (`object:forge/models/small`) or a path in the\nmodel folder of the instance; empty where the backend knows them by name.",
+        description="Where its files are: a key of the object plane (`object:forge/models/small`), all keys below one\n(`object:forge/models/small/`), or a path in the model folder of the instance; empty where the\nbackend knows them by name.",
     )
     parameters: _base.Map[_base.String, _base.String] = _base.field(
         default_factory=dict,

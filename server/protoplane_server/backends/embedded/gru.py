@@ -106,7 +106,7 @@ class CharGru:
             except OSError as error:
                 code = Code.NOT_FOUND if not file.exists() else Code.FAILED_PRECONDITION
                 raise PlaneError(
-                    code, f"the model file {file} cannot be read: {error.strerror}"
+                    code, f"the model file {file.name!r} cannot be read: {error.strerror}"
                 ) from error
         try:
             with np.load(file, allow_pickle=False) as arrays:

@@ -15,5 +15,9 @@ def open_backend(url: str) -> Backend:
     """
     _, _, rest = url.partition(":")
     if rest:
-        raise PlaneError(Code.INVALID_ARGUMENT, f"embedded: takes nothing more, not {rest!r}")
+        raise PlaneError(
+            Code.INVALID_ARGUMENT,
+            f"embedded: takes nothing more, not {rest!r}; leave it out, and load another model by "
+            "LoadModel with its file as the source",
+        )
     return EmbeddedBackend()

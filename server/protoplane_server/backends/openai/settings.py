@@ -16,6 +16,10 @@ KEY_VARIABLE = "OPENAI_API_KEY"
 TIMEOUT_S = 600.0
 """Longest that a request may take where nobody says less, in seconds."""
 
+_SETTINGS = ("embedder", "key", "key_env", "model", "text", "timeout_s")
+# What an error may repeat; the name of a key may be misspelt, so nothing else does.
+_PUBLIC = frozenset(_SETTINGS) - {"key"}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpenaiSettings:
@@ -52,7 +56,7 @@ class OpenaiSettings:
             PlaneError: INVALID_ARGUMENT with what is wrong.
         """
         scheme, _, rest = url.partition(":")
-        shown = url.partition("?")[0]
+        shown = _without_key(url)
         try:
             parts = urlsplit(rest)
             host = parts.hostname if parts.port != 0 else None
@@ -78,8 +82,20 @@ class OpenaiSettings:
             timeout_s=float(timeout),
         )
         if asked:
-            raise _wrong(shown, f"there is no setting {next(iter(asked))!r}")
+            known = ", ".join(_SETTINGS)
+            raise _wrong(shown, f"there is no setting {next(iter(asked))!r}; there are {known}")
         return settings
+
+
+def _without_key(url: str) -> str:
+    """The URL as it may be shown: errors and logs are no place for a key."""
+    plain, mark, query = url.partition("?")
+    named = [each.partition("=") for each in query.split("&")]
+    shown = [
+        f"{name}{equals}{value if name in _PUBLIC or not value else '…'}"
+        for name, equals, value in named
+    ]
+    return plain + mark + "&".join(shown)
 
 
 def _key(url: str, asked: dict[str, list[str]]) -> str:

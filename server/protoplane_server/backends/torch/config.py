@@ -124,7 +124,9 @@ class LlamaConfig(BaseModel):
             return cls.model_validate_json(path.read_bytes())
         except OSError as error:
             raise PlaneError(
-                Code.INVALID_ARGUMENT, f"there is no {path.name} beside the weights: {error}"
+                Code.INVALID_ARGUMENT,
+                f"there is no {path.name} beside the weights; the source is a folder as Hugging "
+                "Face has it",
             ) from error
         except ValidationError as error:
             first = error.errors(include_url=False, include_context=False)[0]

@@ -83,7 +83,11 @@ def read_weights(
                         f"{list(wanted[name])}",
                     )
                 found[name] = weight.to(dtype)
-        except (OSError, SafetensorError) as error:
+        except OSError as error:
+            # Its own words name paths of this machine, which are no business of a caller.
+            why = "there is none" if not path.exists() else "it cannot be read"
+            raise _wrong(path, why) from error
+        except SafetensorError as error:
             raise _wrong(path, str(error)) from error
     missing = wanted.keys() - found.keys()
     if missing:
@@ -105,7 +109,9 @@ def _files(folder: Path) -> list[Path]:
         return [folder / _ONE_FILE]
     try:
         names = set(json.loads(index.read_bytes())["weight_map"].values())
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+    except OSError as error:
+        raise _wrong(index, "it cannot be read") from error
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise _wrong(index, f"it names no files: {error}") from error
     for name in names:
         if not isinstance(name, str) or Path(name).name != name:

@@ -6,6 +6,7 @@ import asyncio
 from collections import defaultdict
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Any
 
 from google.protobuf.duration_pb2 import Duration
@@ -118,8 +119,18 @@ class TritonBackend(PartialBackend):
         return await self._says("ServerLive", "live")
 
     async def ready(self, model: str, version: str = "") -> bool:
-        """Whether Triton says that a model is ready."""
-        return await self._says("ModelReady", "ready", name=model, version=version)
+        """Whether Triton says that a model is ready.
+
+        One that was loaded here is loaded again first where Triton has started anew.
+        """
+        ready = await self._says("ModelReady", "ready", name=model, version=version)
+        if ready or self._connection is None or self._catalog is None:
+            return ready
+        try:
+            restored = await self._catalog.restore(model)
+        except PlaneError:
+            return False
+        return restored and await self._says("ModelReady", "ready", name=model, version=version)
 
     async def metadata(self, model: str, version: str = "") -> ModelMetadata:
         """What Triton says of a model."""
@@ -250,10 +261,17 @@ class TritonBackend(PartialBackend):
         loop = asyncio.get_running_loop()
         model = call.model.metadata.name
         since = loop.time()
+        trace = _trace(call.ctx)
         try:
-            response = await self._connected().infer(
-                model, request, call.timeout_s, _trace(call.ctx)
-            )
+            try:
+                response = await self._connected().infer(model, request, call.timeout_s, trace)
+            except PlaneError as error:
+                if not await self._restored(model, error):
+                    raise
+                since = loop.time()
+                response = await self._connected().infer(
+                    model, request, self._timeout_s(call.ctx), trace
+                )
         except PlaneError as error:
             raise await self._explained(error, call) from error
         took_s = loop.time() - since
@@ -261,22 +279,47 @@ class TritonBackend(PartialBackend):
         return response
 
     async def _answers(self, call: InferCall) -> AsyncGenerator[Sequence[Tensor], None]:
+        begun = False
+        try:
+            try:
+                async with aclosing(self._attempt(call)) as answers:
+                    async for answer in answers:
+                        begun = True
+                        yield answer
+            except PlaneError as error:
+                if begun or not await self._restored(call.model.metadata.name, error):
+                    raise
+            else:
+                return
+            again = replace(call, timeout_s=self._timeout_s(call.ctx))
+            async with aclosing(self._attempt(again)) as answers:
+                async for answer in answers:
+                    yield answer
+        except PlaneError as error:
+            raise await self._explained(error, call) from error
+
+    async def _attempt(self, call: InferCall) -> AsyncGenerator[Sequence[Tensor], None]:
         answers = self._connected().stream(
             call.model.metadata.name, call.message(), call.timeout_s, _trace(call.ctx)
         )
-        try:
-            async with aclosing(answers):
-                async for answer in answers:
-                    if answer.error_message:
-                        # There is a header by which Triton gives these a code; 2.51 crashes of it.
-                        raise error_of_words(answer.error_message)
-                    response = answer.infer_response
-                    if response.outputs:
-                        yield read_tensors(response, call)
-                    if response.parameters[FINAL].bool_param:
-                        return
-        except PlaneError as error:
-            raise await self._explained(error, call) from error
+        async with aclosing(answers):
+            async for answer in answers:
+                if answer.error_message:
+                    # There is a header by which Triton gives these a code; 2.51 crashes of it.
+                    raise error_of_words(answer.error_message)
+                response = answer.infer_response
+                if response.outputs:
+                    yield read_tensors(response, call)
+                if response.parameters[FINAL].bool_param:
+                    return
+
+    async def _restored(self, model: str, error: PlaneError) -> bool:
+        """Whether a model that Triton does not know is there again, so that trying anew helps."""
+        if error.code is not Code.NOT_FOUND or is_lost_region(error):
+            return False
+        catalog = self._models()
+        catalog.forget(model)
+        return await catalog.restore(model)
 
     async def _checked(
         self, model: TritonModel, version: str, inputs: Sequence[Tensor], outputs: Sequence[str]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+from weakref import WeakValueDictionary
 
 from protoplane_base import Code, PlaneError
 from protoplane_server.backends.interface import ModelMetadata, ModelState
@@ -15,10 +16,16 @@ from protoplane_server.backends.triton.schema import messages
 _POLL_S = 0.02
 _SLOWEST_POLL_S = 0.5
 _MAX_REMEMBERED = 1000
+_MAX_REMEMBERED_BYTES = 256 << 20
+
+_RESTORE_S = 600.0
+"""Longest that loading a model again may take."""
 
 
 class Catalog:
     """Asks Triton about its models, once each until told to forget.
+
+    Remembers what was loaded through it, as a Triton that starts anew has no models.
 
     Args:
         connection: Where it is.
@@ -30,16 +37,55 @@ class Catalog:
         self._ask_s = ask_s
         self._models: dict[tuple[str, str], TritonModel] = {}
         self._brought: set[str] = set()
+        self._loaded: dict[str, Mapping[str, Any]] = {}
+        self._changing: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def find(self, model: str, version: str = "") -> TritonModel:
-        """A model that can be used.
+        """A model that can be used; loads it again where Triton has started anew.
 
         Raises:
-            PlaneError: NOT_FOUND, FAILED_PRECONDITION for one that is not loaded, UNAVAILABLE.
+            PlaneError: NOT_FOUND, FAILED_PRECONDITION for one that is not loaded, UNAVAILABLE, and
+                why one that was loaded before cannot be loaded again.
         """
         found = self._models.get((model, version))
         if found is not None:
             return found
+        try:
+            return await self._look_up(model, version)
+        except PlaneError as error:
+            absent = error.code in (Code.NOT_FOUND, Code.FAILED_PRECONDITION)
+            if not absent or not await self.restore(model):
+                raise
+        return await self._look_up(model, version)
+
+    async def restore(self, model: str) -> bool:
+        """Load a model again that was loaded here, if Triton has lost it; once for all that ask.
+
+        What cannot be loaded again is not tried a second time. Cancelling leaves Triton to it.
+
+        Returns:
+            Whether it was loaded here and not unloaded: it may be there now.
+
+        Raises:
+            PlaneError: See `load`.
+        """
+        if model not in self._loaded:
+            return False
+        async with self._lock(model):
+            parameters = self._loaded.get(model)
+            if parameters is None:
+                return False
+            if not await self._lost(model):
+                return True
+            try:
+                await self._load(model, parameters, _RESTORE_S)
+            except PlaneError as error:
+                if error.code not in (Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED):
+                    self._loaded.pop(model, None)
+                raise
+            return True
+
+    async def _look_up(self, model: str, version: str) -> TritonModel:
         entry = await self._entry(model, version)
         state, reason = state_of(entry)
         if state is not ModelState.LOADED:
@@ -85,6 +131,15 @@ class Catalog:
             PlaneError: NOT_FOUND, INVALID_ARGUMENT for files that are no model,
                 FAILED_PRECONDITION where Triton loads none on demand, UNAVAILABLE.
         """
+        async with self._lock(model):
+            await self._load(model, parameters, timeout_s)
+            self._loaded.pop(model, None)
+            taken = sum(_size(each) for each in self._loaded.values())
+            room = taken + _size(parameters) <= _MAX_REMEMBERED_BYTES
+            if room and len(self._loaded) < _MAX_REMEMBERED:
+                self._loaded[model] = parameters
+
+    async def _load(self, model: str, parameters: Mapping[str, Any], timeout_s: float) -> None:
         try:
             await self._connection.ask(
                 "RepositoryModelLoad", timeout_s, model_name=model, parameters=parameters
@@ -108,12 +163,19 @@ class Catalog:
         Raises:
             PlaneError: NOT_FOUND, DEADLINE_EXCEEDED, UNAVAILABLE.
         """
+        async with self._lock(model):
+            await self._unload(model, timeout_s, leave)
+
+    async def _unload(self, model: str, timeout_s: float, leave: Callable[[], None]) -> None:
         await self._entry(model, "")
         leave()
         try:
             await self._connection.ask("RepositoryModelUnload", self._ask_s, model_name=model)
         except PlaneError as error:
             raise _load_error(model, error) from error
+        else:
+            # From now on it is absent because somebody wanted that.
+            self._loaded.pop(model, None)
         finally:
             self.forget(model)
         leave()
@@ -132,6 +194,16 @@ class Catalog:
         """Ask anew about a model the next time."""
         for key in [key for key in self._models if key[0] == model]:
             del self._models[key]
+
+    def _lock(self, model: str) -> asyncio.Lock:
+        """Lets loads and unloads of one model happen one after the other."""
+        return self._changing.setdefault(model, asyncio.Lock())
+
+    async def _lost(self, model: str) -> bool:
+        """Whether Triton has never had a model since it started; of an unload it says so."""
+        entries = [entry for entry in await self._index() if entry.name == model]
+        entries = entries or list(await self._unlisted(model))
+        return all(not entry.state and not entry.reason for entry in entries)
 
     async def _present(self, model: str) -> bool:
         entries = [entry for entry in await self._index() if entry.name == model]
@@ -194,6 +266,12 @@ class Catalog:
                 raise
             return [entry(name=model)] if model in self._brought else []
         return [entry(name=model, version=each, state=READY) for each in found.versions]
+
+
+def _size(parameters: Mapping[str, Any]) -> int:
+    return sum(
+        len(each.bytes_param) + len(each.string_param.encode()) for each in parameters.values()
+    )
 
 
 def _newest(entries: Sequence[Any]) -> dict[str, Any]:

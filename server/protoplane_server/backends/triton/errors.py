@@ -60,7 +60,7 @@ def error_of_words(said: str, code: Code | None = None) -> PlaneError:
         said: Its words.
         code: The code of the rpc; absent within a stream.
     """
-    words = _DECORATION.sub("", said).strip()
+    words = plain_words(said)
     if QUEUE_FULL in said:
         return PlaneError(Code.RESOURCE_EXHAUSTED, words)
     if _QUEUE_TIMEOUT in said:
@@ -74,6 +74,11 @@ def error_of_words(said: str, code: Code | None = None) -> PlaneError:
     if code is None or code is Code.UNKNOWN:
         code = next((each for pattern, each in _BY_WORDS if pattern.search(said)), Code.INTERNAL)
     return PlaneError(code, words)
+
+
+def plain_words(said: str) -> str:
+    """Triton's words without the id of the request, and the files and lines of a model."""
+    return _DECORATION.sub("", said).strip()
 
 
 def is_lost_region(error: PlaneError) -> bool:

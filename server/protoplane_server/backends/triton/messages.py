@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from protoplane_base import Code, PlaneError
-from protoplane_server.backends.interface import BackendContext
+from protoplane_server.backends.interface import BackendContext, Outputs
 from protoplane_server.backends.tensors import Datatype, Tensor
 from protoplane_server.backends.triton.model import TritonModel
 from protoplane_server.backends.triton.schema import messages
@@ -111,7 +111,7 @@ class InferCall:
 
 def read_tensors(
     response: Any, call: InferCall, request: Any = None, region: Region | None = None
-) -> list[Tensor]:
+) -> Outputs:
     """The outputs of a ``ModelInferResponse``, in the order in which they are wanted.
 
     Args:
@@ -139,10 +139,10 @@ def read_tensors(
             raise PlaneError(
                 Code.INTERNAL, f"Triton sent an output {output.name!r} that cannot be read: {error}"
             ) from error
-    if len(found) == 1:
-        return list(found.values())
     names = call.outputs or [spec.name for spec in call.model.metadata.outputs]
-    return [found[name] for name in names if name in found]
+    if len(found) == 1:
+        names = list(found)
+    return Outputs([found[name] for name in names if name in found], response.model_version)
 
 
 def _places(request: Any) -> dict[str, slice]:

@@ -13,6 +13,7 @@ from protoplane_server.backends.interface import (
     SequenceStep,
 )
 from protoplane_server.backends.tensors import Datatype, TensorSpec
+from protoplane_server.backends.triton.errors import plain_words
 from protoplane_server.backends.triton.schema import config_messages
 
 _UNARY = frozenset({Capability.INFER, Capability.INFER_STREAM})
@@ -128,7 +129,7 @@ def state_of(entry: Any) -> tuple[ModelState, str]:
         return state, ""
     if entry.reason in ("", "unloaded"):
         return ModelState.UNLOADED, ""
-    return ModelState.FAILED, entry.reason
+    return ModelState.FAILED, plain_words(entry.reason)
 
 
 def _specs(config: Any, tensors: Any) -> tuple[TensorSpec, ...]:

@@ -32,13 +32,29 @@ def load_parameters(path: Path) -> dict[str, Any]:
             if "__pycache__" not in relative.parts:
                 name = f"file:{relative.as_posix()}"
                 parameters[name] = _parameter(bytes_param=file.read_bytes())
-    except (OSError, UnicodeDecodeError, text_format.ParseError) as error:
-        raise PlaneError(
-            Code.INVALID_ARGUMENT,
-            f"{path.name!r} holds no model of Triton, which is a folder with {CONFIG} and a "
-            f"folder for each version: {error}",
-        ) from error
+    except OSError as error:
+        # Its own words name paths of this machine, which are no business of a caller.
+        raise _no_model(path, _unread(path, error)) from error
+    except (UnicodeDecodeError, text_format.ParseError) as error:
+        raise _no_model(path, f"{CONFIG} cannot be read: {error}") from error
     return parameters
+
+
+def _unread(path: Path, error: OSError) -> str:
+    if not path.is_dir():
+        return "it is a file"
+    if isinstance(error, FileNotFoundError):
+        return f"it has no {CONFIG}"
+    name = Path(str(error.filename)).name if error.filename else "a file"
+    return f"{name} cannot be read"
+
+
+def _no_model(path: Path, why: str) -> PlaneError:
+    return PlaneError(
+        Code.INVALID_ARGUMENT,
+        f"{path.name!r} holds no model of Triton, which is a folder with {CONFIG} and a folder "
+        f"for each version: {why}",
+    )
 
 
 def _parameter(**value: Any) -> Any:

@@ -22,6 +22,11 @@ SHARED_MIN_BYTES = 1 << 20
 SHARED_MAX_BYTES = 256 << 20
 """Most shared memory that is taken."""
 
+_SETTINGS = (
+    *("ca", "cert", "key", "tls", "timeout_s"),
+    *("shared_memory_min_bytes", "shared_memory_max_bytes"),
+)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TritonSettings:
@@ -60,7 +65,9 @@ class TritonSettings:
         except ValueError as error:
             raise _wrong(url, str(error)) from None
         if parts.scheme != "triton" or not host or parts.path not in ("", "/") or parts.fragment:
-            raise _wrong(url, "it has a host, perhaps a port and settings, and no more")
+            raise _wrong(
+                url, "it looks like triton://127.0.0.1:8001, perhaps with settings after '?'"
+            )
         if parts.username or parts.password:
             raise _wrong(url, "Triton knows no users; leave out what stands before '@'")
         asked = dict(parse_qsl(parts.query, keep_blank_values=True))
@@ -80,7 +87,8 @@ class TritonSettings:
             ),
         )
         if asked:
-            raise _wrong(url, f"there is no setting {next(iter(asked))!r}")
+            known = ", ".join(sorted(_SETTINGS))
+            raise _wrong(url, f"there is no setting {next(iter(asked))!r}; there are {known}")
         if settings.timeout_s == 0:
             raise _wrong(url, "'timeout_s' is more than 0")
         return settings
