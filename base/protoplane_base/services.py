@@ -157,18 +157,32 @@ class Context(Protocol):
         """Seconds until the deadline, never below zero; ``None`` where there is none."""
         ...
 
-    async def publish(self, event: Message, *, key: str | None = None) -> str:
+    async def publish(
+        self,
+        event: Message,
+        *,
+        key: str | None = None,
+        publisher: str | None = None,
+        number: int | None = None,
+    ) -> str:
         """Publish an event.
 
         Args:
             event: A message; its type's event option says the key and the retention.
             key: Key to use instead, needed where the type has no event option.
+            publisher: Who publishes, the same after a restart; goes with ``number``. A durable
+                event that was accepted under both before, and is still kept, is not appended
+                again. Ephemeral events are never told apart this way.
+            number: Number of the publication, different for each of the publisher's, from 0 to
+                2**63 - 1.
 
         Returns:
-            The event's id. A durable event is in the log by then.
+            The event's id, that of the first where it was published before. A durable event is in
+            the log by then.
 
         Raises:
-            PlaneError: The engine did not take it; cancelling may leave it published.
+            PlaneError: INVALID_ARGUMENT where only one of ``publisher`` and ``number`` is given;
+                or the engine did not take it. Cancelling may leave it published.
         """
         ...
 

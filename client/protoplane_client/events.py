@@ -14,7 +14,7 @@ from protoplane_client.http_session import HttpSession
 from protoplane_client.merging import merged
 from protoplane_client.route import Route
 from protoplane_client.subscription import Received, Reconnect, subscribe
-from protoplane_runtime.engines.interface import EventId, Gap, Since, Start
+from protoplane_runtime.engines.interface import EventId, Gap, Publication, Since, Start
 from protoplane_runtime.entities import EntityId
 from protoplane_runtime.link.errors import UnsentError
 
@@ -44,6 +44,23 @@ class EventDoor:
         return self.session.base_url if self.route is None else self.route.name
 
 
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """An event to publish.
+
+    Attributes:
+        key: Key to file it under.
+        type: Full name of its message.
+        json: The message as ProtoJSON.
+        publication: Names the publication, so that it is not appended twice; ``None`` for none.
+    """
+
+    key: str
+    type: str
+    json: str
+    publication: Publication | None = None
+
+
 class Events:
     """Publishes and subscribes at a set of doors.
 
@@ -56,11 +73,11 @@ class Events:
         self._doors = tuple(doors)
         self._target = target
 
-    async def publish(self, key: str, type_: str, json: str, entity: Whom | None) -> EventId:
-        """Publish an event whose message is given as ProtoJSON; see `Plane.publish`."""
+    async def publish(self, event: Outgoing, entity: Whom | None) -> EventId:
+        """Publish an event; see `Plane.publish`."""
         doors = self._meant("publish", entity)
         publish = publish_to_any if entity is None else publish_to_all
-        return await publish(doors, key, type_, json)
+        return await publish(doors, event)
 
     def subscribe(
         self,
@@ -140,26 +157,26 @@ def check_after(after: Place | Mapping[str, Place] | None, logs: int) -> None:
         )
 
 
-async def publish_to_any(doors: Sequence[EventDoor], key: str, type_: str, json: str) -> EventId:
-    """Publish an event at the first door that can be reached; its message is ProtoJSON."""
+async def publish_to_any(doors: Sequence[EventDoor], event: Outgoing) -> EventId:
+    """Publish an event at the first door that can be reached."""
     for door in doors[:-1]:
         try:
-            return await _publish(door.session, key, type_, json)
+            return await _publish(door.session, event)
         except UnsentError:
             continue
-    return await _publish(doors[-1].session, key, type_, json)
+    return await _publish(doors[-1].session, event)
 
 
-async def publish_to_all(doors: Sequence[EventDoor], key: str, type_: str, json: str) -> EventId:
+async def publish_to_all(doors: Sequence[EventDoor], event: Outgoing) -> EventId:
     """Publish an event at all doors; the id is that at the first.
 
     Raises:
         PlaneError: Not all of them took it, which the message tells.
     """
     if len(doors) == 1:
-        return await _publish(doors[0].session, key, type_, json)
+        return await _publish(doors[0].session, event)
     results = await asyncio.gather(
-        *(_publish(door.session, key, type_, json) for door in doors), return_exceptions=True
+        *(_publish(door.session, event) for door in doors), return_exceptions=True
     )
     failures: list[tuple[EventDoor, PlaneError]] = []
     for door, result in zip(doors, results, strict=True):
@@ -178,12 +195,16 @@ async def publish_to_all(doors: Sequence[EventDoor], key: str, type_: str, json:
     return first
 
 
-async def _publish(session: HttpSession, key: str, type_: str, json: str) -> EventId:
+async def _publish(session: HttpSession, event: Outgoing) -> EventId:
+    params = {"type": event.type}
+    if event.publication is not None:
+        params["publisher"] = event.publication.publisher
+        params["number"] = str(event.publication.number)
     with session.errors():
         response = await session.client.post(
-            "/events/" + quote(key, safe="/"),
-            params={"type": type_},
-            content=json.encode(),
+            "/events/" + quote(event.key, safe="/"),
+            params=params,
+            content=event.json.encode(),
             headers={"content-type": "application/json"},
         )
     if response.status_code not in (200, 201, 202):

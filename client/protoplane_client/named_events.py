@@ -12,6 +12,7 @@ from protoplane_client.addressing import Whom, means, path_of, path_or_id
 from protoplane_client.discovering import Resolver
 from protoplane_client.events import (
     EventDoor,
+    Outgoing,
     Place,
     check_after,
     publish_to_all,
@@ -48,16 +49,14 @@ class NamedEvents:
         self._path = path
         self._sessions: dict[str, HttpSession] = {}
 
-    async def publish(self, key: str, type_: str, json: str, entity: Whom | None) -> EventId:
-        """Publish an event whose message is given as ProtoJSON; see `Plane.publish`."""
+    async def publish(self, event: Outgoing, entity: Whom | None) -> EventId:
+        """Publish an event; see `Plane.publish`."""
         await self._resolver.ready()
         logs = self._logs(entity)
         if entity is None:
             doors = [self._door(address, log) for log in logs for address in log]
-            return await publish_to_any(doors, key, type_, json)
-        return await publish_to_all(
-            [self._door(next(iter(log)), log) for log in logs], key, type_, json
-        )
+            return await publish_to_any(doors, event)
+        return await publish_to_all([self._door(next(iter(log)), log) for log in logs], event)
 
     async def subscribe(
         self,

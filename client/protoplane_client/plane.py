@@ -30,7 +30,7 @@ from protoplane_base import (
 from protoplane_client.addressing import Whom, path_or_id
 from protoplane_client.balanced import BalancedChannel
 from protoplane_client.discovering import Resolver
-from protoplane_client.events import EventDoor, Events, Place
+from protoplane_client.events import EventDoor, Events, Outgoing, Place
 from protoplane_client.grpc_channel import DEFAULT_MAX_MESSAGE_BYTES, GrpcChannel
 from protoplane_client.http_channel import HttpChannel
 from protoplane_client.http_session import HttpSession
@@ -46,7 +46,7 @@ from protoplane_client.tls import Tls
 from protoplane_client.untyped import untyped_method
 from protoplane_runtime.calling import outgoing_timeout_s
 from protoplane_runtime.engines.discovery import DEFAULT_NAMESPACE, Discovery, check_namespace
-from protoplane_runtime.engines.interface import EventId, Gap
+from protoplane_runtime.engines.interface import EventId, Gap, Publication
 from protoplane_runtime.engines.opening import check_url, open_discovery
 from protoplane_runtime.entities import EntityId
 from protoplane_runtime.link.settings import Identity, LinkLimits, LinkSettings
@@ -210,7 +210,15 @@ class Plane:
         unreached = {*there} - {route.name for route in routes}
         return await collect(routes, unreached, entity, timeout_s=timeout_s)
 
-    async def publish(self, key: str, message: Message, *, entity: Whom | None = None) -> EventId:
+    async def publish(
+        self,
+        key: str,
+        message: Message,
+        *,
+        entity: Whom | None = None,
+        publisher: str | None = None,
+        number: int | None = None,
+    ) -> EventId:
         """Publish an event through the HTTP door of who is to have it in its log.
 
         Args:
@@ -219,24 +227,44 @@ class Plane:
             entity: Who is to have it. An instance means that one, a collection all of its
                 instances, each in its own log, and once in a log that several share; ``None`` the
                 first instance that can be reached.
+            publisher: Who publishes, the same after a restart; goes with ``number``. A durable
+                event that a log accepted under both before, and still keeps, is not appended to it
+                again. Ephemeral events are never told apart this way.
+            number: Number of the publication, different for each of the publisher's, from 0 to
+                2**63 - 1.
 
         Returns:
-            Its id; in the log of the first instance where there are several.
+            Its id, that of the first where it was published before; in the log of the first
+            instance where there are several.
 
         Raises:
-            PlaneError: Not all of them took it, which the message tells; NOT_FOUND where the entity
+            PlaneError: Not all of them took it, which the message tells; INVALID_ARGUMENT where
+                only one of ``publisher`` and ``number`` is given; NOT_FOUND where the entity
                 is not among the instances whose HTTP doors the plane knows; FAILED_PRECONDITION
                 where it knows none. Cancelling it may leave the event published.
         """
         return await self.publish_json(
-            key, message.to_pb().DESCRIPTOR.full_name, message.model_dump_json(), entity=entity
+            key,
+            message.to_pb().DESCRIPTOR.full_name,
+            message.model_dump_json(),
+            entity=entity,
+            publisher=publisher,
+            number=number,
         )
 
     async def publish_json(
-        self, key: str, type_: str, json: str, *, entity: Whom | None = None
+        self,
+        key: str,
+        type_: str,
+        json: str,
+        *,
+        entity: Whom | None = None,
+        publisher: str | None = None,
+        number: int | None = None,
     ) -> EventId:
         """Publish an event whose message is given as ProtoJSON; otherwise as `publish`."""
-        return await self._events.publish(key, type_, json, entity)
+        event = Outgoing(key, type_, json, Publication.of(publisher, number))
+        return await self._events.publish(event, entity)
 
     def subscribe(
         self,

@@ -166,9 +166,19 @@ class SyncPlane:
         """Ask instances for their numbers, all at once; see `Plane.collect_stats`."""
         return _run(self._plane.collect_stats(entity, timeout_s=timeout_s))
 
-    def publish(self, key: str, message: Message, *, entity: Whom | None = None) -> EventId:
+    def publish(
+        self,
+        key: str,
+        message: Message,
+        *,
+        entity: Whom | None = None,
+        publisher: str | None = None,
+        number: int | None = None,
+    ) -> EventId:
         """Publish an event; see `Plane.publish`."""
-        return _run(self._plane.publish(key, message, entity=entity))
+        return _run(
+            self._plane.publish(key, message, entity=entity, publisher=publisher, number=number)
+        )
 
     def subscribe(
         self,

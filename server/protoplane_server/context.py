@@ -133,9 +133,16 @@ class CallContext:
         twin._request_id = self.request_id
         return twin
 
-    async def publish(self, event: Message, *, key: str | None = None) -> str:
+    async def publish(
+        self,
+        event: Message,
+        *,
+        key: str | None = None,
+        publisher: str | None = None,
+        number: int | None = None,
+    ) -> str:
         """Publish an event; see `protoplane_base.Context.publish`."""
-        return await publish(self._events, event, key)
+        return await publish(self._events, event, key, publisher, number)
 
     def set_trailer(self, name: str, value: str | bytes) -> None:
         """Send metadata after the answer.

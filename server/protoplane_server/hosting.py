@@ -45,9 +45,16 @@ class Host:
     metadata: dict[str, str] = field(default_factory=dict[str, str], hash=False)
     engine_url: str = ""
 
-    async def publish(self, event: Message, *, key: str | None = None) -> str:
+    async def publish(
+        self,
+        event: Message,
+        *,
+        key: str | None = None,
+        publisher: str | None = None,
+        number: int | None = None,
+    ) -> str:
         """Publish an event outside of a call; see `protoplane_base.Context.publish`."""
-        return await publish(self.events, event, key)
+        return await publish(self.events, event, key, publisher, number)
 
 
 @runtime_checkable

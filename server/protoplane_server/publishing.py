@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 from protoplane_base import Code, EncodeError, Message, PlaneError
-from protoplane_runtime.engines.interface import EventLog
+from protoplane_runtime.engines.interface import EventLog, Publication
 
 
-async def publish(events: EventLog, event: Message, key: str | None = None) -> str:
+async def publish(
+    events: EventLog,
+    event: Message,
+    key: str | None = None,
+    publisher: str | None = None,
+    number: int | None = None,
+) -> str:
     """Publish an event in a log; see `protoplane_base.Context.publish`.
 
     Raises:
-        PlaneError: INVALID_ARGUMENT where no key is given and the event has none; and what the
-            log raises.
+        PlaneError: INVALID_ARGUMENT where no key is given and the event has none, or only one of
+            ``publisher`` and ``number`` is given; and what the log raises.
     """
+    publication = Publication.of(publisher, number)
     spec = event.__event__
     if key is None:
         if spec is None:
@@ -33,5 +40,6 @@ async def publish(events: EventLog, event: Message, key: str | None = None) -> s
             pb.SerializeToString(deterministic=True),
             event.model_dump_json(),
             durable=spec is not None and spec.durable,
+            publication=publication,
         )
     )

@@ -69,6 +69,27 @@ def test_commands_take_a_name(run: Run, one: Served, engine: str) -> None:
     assert kinds == ["link+tcp", "link+grpc", "grpc", "http"]
 
 
+def test_publish_names_its_publication(run: Run, one: Served, engine: str) -> None:
+    assert one.http
+    at = ["--type", FINISHED, "--at", NAME, "--engine", engine]
+    event = ["publish", "forge/captions/1", '{"words": 7}', *at, "--publisher", "cameras"]
+    first, again = (run(*event, "--number", "4") for _ in range(2))
+    assert first.returncode == 0, first.stderr
+    assert again.stdout == first.stdout
+    half = run(*event)
+    assert half.returncode == 2
+    assert "go together" in half.stderr
+
+
+def test_an_engine_whose_folder_is_a_file(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for command in (["ps"], ["ps", "--watch"]):
+        done = run(*command, "--engine", f"local:{tmp_path / 'file'}")
+        assert done.returncode == 1
+        assert len(done.stderr.splitlines()) == 1
+        assert "name another folder" in done.stderr
+
+
 def test_nobody_of_a_name(run: Run, engine: str) -> None:
     done = run("call", "forge/captioner", "ListStyles", "--engine", engine)
     assert done.returncode == 1

@@ -141,7 +141,10 @@ def read(
     engine: str,
     plain: bool,
 ) -> None:
-    """Print the durable events that are kept and that KEY_EXPRESSION matches.
+    """Print the events that the log keeps and that KEY_EXPRESSION matches.
+
+    Those are the durable ones, and such ephemeral ones before the newest of them as the engine
+    still has in memory.
 
     'protoplane listen' follows what comes.
     """

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from protoplane_client.commands.options import (
     token_options,
 )
 from protoplane_client.commands.values import read_values
-from protoplane_client.plane import Plane, connect
+from protoplane_client.plane import connect
 from protoplane_runtime import terminal
 
 _EXAMPLE = """
@@ -40,6 +39,17 @@ Example:
     show_default=True,
     help="HTTP door to use, or the name of a component.",
 )
+@click.option(
+    "--publisher",
+    metavar="NAME",
+    help="Who publishes; with --number, a durable event is not appended twice.",
+)
+@click.option(
+    "--number",
+    type=click.IntRange(0, (1 << 63) - 1),
+    metavar="N",
+    help="Number of the publication, different for each of the publisher's.",
+)
 @click.option("--json", "plain", is_flag=True, help="Print one line of JSON for machines.")
 @engine_options
 @token_options
@@ -50,6 +60,8 @@ def publish(
     value: str,
     type_: str,
     target: str,
+    publisher: str | None,
+    number: int | None,
     plain: bool,
     engine: str,
     namespace: str,
@@ -63,16 +75,19 @@ def publish(
 
     JSON is the message as ProtoJSON, @file or - for stdin.
     """
+    if (publisher is None) != (number is None):
+        raise click.UsageError("--publisher and --number go together; give both or neither")
     values = read_values([value])
     if len(values) != 1:
         raise click.UsageError(f"an event is one JSON value, and {len(values)} were given")
     tls = tls_of(tls_ca, tls_cert, tls_key)
     token = token_of(token_env, token_file)
     plane = partial(connect, target, tls=tls, token=token, engine=engine, namespace=namespace)
-    id_ = terminal.run(_publish(plane, (key, type_, values[0])))
+
+    async def published() -> str:
+        async with plane() as door:
+            id_ = await door.publish_json(key, type_, values[0], publisher=publisher, number=number)
+            return str(id_)
+
+    id_ = terminal.run(published())
     click.echo(json.dumps({"id": id_, "key": key, "type": type_}) if plain else id_)
-
-
-async def _publish(connected: Callable[[], Plane], event: tuple[str, str, str]) -> str:
-    async with connected() as plane:
-        return str(await plane.publish_json(*event))

@@ -141,7 +141,9 @@ async def redrive(log: EventLog, group: str) -> int:
 async def kept_events(
     log: EventLog, expressions: Sequence[str], after: EventId | Start | Since = Start.EARLIEST
 ) -> AsyncGenerator[Event, None]:
-    """The durable events that are kept by now.
+    """The events that are kept by now, up to the newest durable one.
+
+    Ephemeral ones before it come too, where the engine still has them in memory.
 
     Raises:
         PlaneError: As `EventLog.stats`.

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, NamedTuple, Protocol, Self
 
+from protoplane_base import Code, PlaneError
+
 # What named tuples do when they are called, without the call of a Python function.
 new: Any = getattr(tuple, "__new__")  # noqa: B009  # the checkers cannot say its type
 """Makes an `EventId` or an `Event` of a class and a tuple of its parts, where many are made."""
@@ -114,6 +116,31 @@ class Publication:
         if not self.publisher or not 0 <= self.number < 1 << 63:
             raise ValueError("a publication has a publisher, and a number from 0 to 2**63 - 1")
 
+    @classmethod
+    def of(cls, publisher: str | None, number: int | None) -> Publication | None:
+        """The publication of a publisher and a number; ``None`` where neither is given.
+
+        Raises:
+            PlaneError: INVALID_ARGUMENT; one of them is missing, or cannot be.
+        """
+        if publisher is None and number is None:
+            return None
+        if publisher is None or number is None:
+            there, lacking = (
+                ("number", "publisher") if publisher is None else ("publisher", "number")
+            )
+            raise PlaneError(
+                Code.INVALID_ARGUMENT,
+                f"a publication has a publisher and a number, and here is a {there} alone; "
+                f"give the {lacking} too, or neither",
+            )
+        try:
+            return cls(publisher, number)
+        except ValueError as error:
+            raise PlaneError(
+                Code.INVALID_ARGUMENT, f"publisher {publisher[:80]!r}, number {number}: {error}"
+            ) from None
+
 
 @dataclass(frozen=True, slots=True)
 class KeyStats:
@@ -179,7 +206,8 @@ class EventLog(Protocol):
 
         With a ``publication``, a durable event that was accepted under it before, and is still
         kept, is not appended again: the id is that of the first. Ephemeral events are never told
-        apart this way.
+        apart this way. ``nats:`` knows it again for some time only, see its settings, and
+        ``zenoh:`` at the node at which it was published.
 
         Raises:
             PlaneError: INVALID_ARGUMENT for a bad key, RESOURCE_EXHAUSTED where the log is full,
@@ -203,8 +231,15 @@ class EventLog(Protocol):
         it, gives back all that it holds. A slow reader holds nothing in memory: it keeps a place,
         and gets a `Gap` when that place is gone.
 
+        While the engine's server, or another of its nodes, is away, no error ends the stream: the
+        reader waits, and goes on where it was once it is back. It gets a `Gap` where durable
+        events that it had yet to see are no longer kept by then, or the log has a new epoch, and
+        one with ``ephemeral`` where only ephemeral ones may have passed.
+
         Raises:
-            PlaneError: INVALID_ARGUMENT for a bad key expression.
+            PlaneError: INVALID_ARGUMENT for a bad key expression; while reading, where the log is
+                on a disk of this machine that cannot be read: UNAVAILABLE, PERMISSION_DENIED or
+                DATA_LOSS.
         """
         ...
 

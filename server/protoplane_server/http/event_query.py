@@ -1,4 +1,4 @@
-"""What a subscriber asks for: the query of ``GET /events/<key expression>``, read and checked."""
+"""The query of ``GET /events/<key expression>`` and ``POST /events/<key>``, read and checked."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from decimal import Decimal, InvalidOperation
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from protoplane_base import Code, PlaneError
-from protoplane_runtime.engines.interface import EventId, Since, Start
+from protoplane_runtime.engines.interface import EventId, Publication, Since, Start
 from protoplane_server.http.event_encoding import Encode, cloud_events, plain
 
 MAX_EXPRESSIONS = 64
@@ -18,6 +18,7 @@ MAX_EXPRESSIONS = 64
 
 _MAX_SECONDS = Decimal(100_000_000_000)
 _ENVELOPES: dict[str, Encode] = {"none": plain, "cloudevents": cloud_events}
+_NUMBER = re.compile(r"[0-9]{1,19}")
 _LOST_PLUS = re.compile(r"(:\d\d(?:\.\d+)?) (\d\d:\d\d)$")
 
 Query = Mapping[str, Sequence[str]]
@@ -112,6 +113,22 @@ def envelope(query: Query) -> Encode:
             Code.INVALID_ARGUMENT, f"envelope={name[:80]} is not known; there are {known}"
         )
     return encode
+
+
+def publication(query: Query) -> Publication | None:
+    """What ``publisher`` and ``number`` name a publication; ``None`` where neither is there.
+
+    Raises:
+        PlaneError: INVALID_ARGUMENT; only one is there, or they name nothing.
+    """
+    publisher = query.get("publisher", [None])[-1]
+    text = query.get("number", [None])[-1]
+    if text is not None and not _NUMBER.fullmatch(text):
+        raise PlaneError(
+            Code.INVALID_ARGUMENT,
+            f"number={text[:80]} is not the number of a publication; give one from 0 to 2**63 - 1",
+        )
+    return Publication.of(publisher, None if text is None else int(text))
 
 
 def flag(query: Query, name: str) -> bool:

@@ -21,7 +21,13 @@ from protoplane_server.errors import from_decode_error
 from protoplane_server.http.asgi import Exchange
 from protoplane_server.http.body import read_body
 from protoplane_server.http.event_feed import feed
-from protoplane_server.http.event_query import beginning, envelope, flag, key_expressions
+from protoplane_server.http.event_query import (
+    beginning,
+    envelope,
+    flag,
+    key_expressions,
+    publication,
+)
 from protoplane_server.http.faults import HttpError
 from protoplane_server.http.state import DoorState
 
@@ -75,6 +81,7 @@ class EventDoor:
         return feed(exchange, self._state, batches, encode, opening_id=begin.text or str(last))
 
     async def _publish(self, exchange: Exchange, key: str, query: dict[str, list[str]]) -> None:
+        name = publication(query)
         named = query.get("type", [""])[-1] or exchange.headers.get(TYPE_HEADER, b"").decode(
             "latin-1"
         )
@@ -98,6 +105,7 @@ class EventDoor:
             codec.to_bytes(event),
             codec.model_dump_json(event),
             durable=spec is not None and spec.durable,
+            publication=name,
         )
         answer = json.dumps({"id": str(event_id)}, separators=(",", ":")).encode()
         await exchange.answer(200, [(b"content-type", b"application/json")], answer)

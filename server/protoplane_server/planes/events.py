@@ -100,12 +100,7 @@ class EventsPlane(EventPlane):
     async def _publish(self, request: PublishRequest) -> EventId:
         payload = read_payload(request)
         named = request.publication
-        publication: Publication | None = None
-        if named is not None:
-            try:
-                publication = Publication(named.publisher, named.number)
-            except ValueError as error:
-                raise PlaneError(Code.INVALID_ARGUMENT, str(error)) from None
+        publication = None if named is None else Publication.of(named.publisher, named.number)
         return await self._ground.floor.events.publish(
             request.key,
             request.type,

@@ -11,6 +11,7 @@ from pathlib import Path
 from protoplane_base import Code, PlaneError
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_NO_FOLDER = frozenset({errno.ENOTDIR, errno.EEXIST})
 _REFUSED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 
 
@@ -58,7 +59,17 @@ def from_os(error: OSError, path: Path) -> PlaneError:
         return _full(path)
     if error.errno in _REFUSED:
         return _refused(path)
-    return PlaneError(Code.UNAVAILABLE, f"{path}: {error.strerror or error}")
+    if error.errno in _NO_FOLDER:
+        return PlaneError(
+            Code.UNAVAILABLE,
+            f"{path} is not in a folder: a file is in its way; move that away, or name another "
+            "folder",
+        )
+    return PlaneError(
+        Code.UNAVAILABLE,
+        f"{path} cannot be used ({error.strerror or error}); look at its disk, or name another "
+        "folder",
+    )
 
 
 def _name(error: sqlite3.Error) -> str:

@@ -12,7 +12,7 @@ from protoplane_base import Code, PlaneError
 BUSY_TIMEOUT_S = 10.0
 """Seconds to wait for another program that uses the database."""
 
-_MIGRATIONS: tuple[str, ...] = (
+MIGRATIONS: tuple[str, ...] = (
     """
     CREATE TABLE log (
         one INTEGER PRIMARY KEY CHECK (one = 1),
@@ -56,7 +56,7 @@ _MIGRATIONS: tuple[str, ...] = (
 )
 """What brings a database from one version to the next; their number is its version."""
 
-VERSION = len(_MIGRATIONS)
+VERSION = len(MIGRATIONS)
 """Version of the tables that this code works with."""
 
 
@@ -102,7 +102,7 @@ def _use_wal(connection: sqlite3.Connection) -> None:
 
 
 def migrate(
-    connection: sqlite3.Connection, path: Path, migrations: Sequence[str] = _MIGRATIONS
+    connection: sqlite3.Connection, path: Path, migrations: Sequence[str] = MIGRATIONS
 ) -> None:
     """Make the tables, or bring old ones up to date; nothing where they are.
 
@@ -134,7 +134,7 @@ def migrate(
             for statement in _statements(script):
                 connection.execute(statement)
             connection.execute("INSERT INTO migration VALUES (?, ?)", (number, time.time_ns()))
-        if version == 0 and migrations is _MIGRATIONS:
+        if version == 0 and migrations is MIGRATIONS:
             # Microseconds: a log made later has a greater epoch.
             connection.execute("INSERT INTO log (one, epoch) VALUES (1, ?)", (_epoch(),))
         connection.execute(f"PRAGMA user_version = {newest:d}")
