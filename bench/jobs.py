@@ -19,6 +19,7 @@ from asyncio.subprocess import PIPE, Process
 from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -44,6 +45,7 @@ ACCEPTED = 10_000 if FULL else 3_000
 JOBS = 1_000 if FULL else 300
 WORKERS = 4
 AT_ONCE = 128
+_PROTOPLANE = Path(sys.executable).with_name("protoplane")
 
 
 def serve_jobs(engine: str) -> None:
@@ -133,7 +135,7 @@ async def killing(folder: str) -> tuple[list[Row], list[Claim]]:
     async def start() -> None:
         workers.append(
             await asyncio.create_subprocess_exec(
-                "protoplane", "jobs", "work", "--engine", engine, "--step-seconds", "0.005"
+                _PROTOPLANE, "jobs", "work", "--engine", engine, "--step-seconds", "0.005"
             )
         )
 
