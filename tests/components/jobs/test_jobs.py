@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 from tests.component_suite import component_options
+from tests.components.jobs.engine_urls import engine_url
 from tests.components.jobs.scripted import FAST, Scripted
 
 from protoplane.jobs.v1 import (
@@ -49,11 +51,16 @@ def generator() -> Scripted:
     return Scripted()
 
 
-@pytest.fixture
-async def server(generator: Scripted) -> AsyncIterator[Server]:
-    options = component_options(http="127.0.0.1:0", inproc="jobs-test", engine="memory:")
-    async with Server(Jobs(generator, slots=1, settings=FAST), options) as server:
-        yield server
+@pytest.fixture(params=["memory:", "local:", "nats:", "zenoh:"])
+async def server(
+    generator: Scripted, request: pytest.FixtureRequest, tmp_path: Path
+) -> AsyncIterator[Server]:
+    with engine_url(request.param, tmp_path) as engine:
+        options = component_options(
+            http="127.0.0.1:0", inproc="jobs-test", engine=engine, objects=f"local:{tmp_path}"
+        )
+        async with Server(Jobs(generator, slots=1, settings=FAST), options) as server:
+            yield server
 
 
 @pytest.fixture
@@ -215,6 +222,7 @@ async def test_what_is_unavailable_is_tried_again(client: JobsClient) -> None:
     assert complete.attempts == 3
 
 
+@pytest.mark.parametrize("server", ["memory:"], indirect=True)
 @pytest.mark.parametrize(
     ("fields", "code", "words"),
     [

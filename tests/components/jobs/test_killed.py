@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.components.jobs.engine_urls import engine_url
 from tests.components.jobs.scripted import FAST
 from tests.components.jobs.worker_process import Timed
 
@@ -40,15 +41,22 @@ def anyio_backend() -> str:
 
 
 class Processes:
-    """Processes of a queue in a folder; all that are left are killed at the end."""
+    """Processes of a queue at an engine; all that are left are killed at the end."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, engine: str, folder: Path) -> None:
+        self.engine = engine
         self.folder = folder
         self._started: list[Process] = []
 
     async def start(self, mode: str, amount: float) -> Process:
         process = await asyncio.create_subprocess_exec(
-            sys.executable, str(PROGRAM), mode, str(self.folder), str(amount), stdout=PIPE
+            sys.executable,
+            str(PROGRAM),
+            mode,
+            self.engine,
+            str(self.folder),
+            str(amount),
+            stdout=PIPE,
         )
         self._started.append(process)
         return process
@@ -71,15 +79,23 @@ async def kill(process: Process) -> None:
     await process.wait()
 
 
-@pytest.fixture
-async def processes(tmp_path: Path) -> AsyncIterator[Processes]:
-    processes = Processes(tmp_path)
-    yield processes
-    await processes.close()
+@pytest.fixture(params=["local:", "nats:"])
+async def processes(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Processes]:
+    with engine_url(request.param, tmp_path) as engine:
+        processes = Processes(engine, tmp_path)
+        yield processes
+        await processes.close()
 
 
-async def front(stack: AsyncExitStack, folder: Path, *, slots: int) -> tuple[Server, JobsClient]:
-    options = Options(grpc=None, http=None, inproc="killed", engine=f"local:{folder}")
+def options_of(processes: Processes, **changes: Any) -> Options:
+    place = {"engine": processes.engine, "objects": f"local:{processes.folder}"}
+    return Options(**{"grpc": None, "http": None, "inproc": "killed", **place, **changes})
+
+
+async def front(
+    stack: AsyncExitStack, processes: Processes, *, slots: int
+) -> tuple[Server, JobsClient]:
+    options = options_of(processes)
     jobs = Jobs(Timed(0), slots=slots, settings=FAST)
     server = await stack.enter_async_context(Server(jobs, options))
     plane = await stack.enter_async_context(connect("inproc:killed"))
@@ -105,7 +121,7 @@ async def ended(server: Server, count: int) -> Counter[str]:
 async def test_workers_that_are_killed(processes: Processes) -> None:
     jobs = 60
     async with AsyncExitStack() as stack:
-        server, client = await front(stack, processes.folder, slots=0)
+        server, client = await front(stack, processes, slots=0)
         workers = [await processes.work(0.05) for _ in range(3)]
         for number in range(jobs):
             await client.generate(GenerateRequest(id=f"j{number}", prompt="p"))
@@ -123,7 +139,7 @@ async def test_workers_that_are_killed(processes: Processes) -> None:
 
 async def test_a_job_whose_worker_is_killed_is_tried_again(processes: Processes) -> None:
     async with AsyncExitStack() as stack:
-        _, client = await front(stack, processes.folder, slots=0)
+        _, client = await front(stack, processes, slots=0)
         first = await processes.work(3600)
         await client.generate(GenerateRequest(id="one", prompt="p"))
         attempts: list[int] = []
@@ -143,7 +159,7 @@ async def test_a_job_whose_worker_is_killed_is_tried_again(processes: Processes)
 
 async def test_a_job_whose_workers_all_die_fails(processes: Processes) -> None:
     async with AsyncExitStack() as stack:
-        _, client = await front(stack, processes.folder, slots=0)
+        _, client = await front(stack, processes, slots=0)
         worker = await processes.work(3600)
         await client.generate(GenerateRequest(id="one", prompt="p", max_attempts=1))
         update = FollowResponse()
@@ -159,7 +175,7 @@ async def test_a_job_whose_workers_all_die_fails(processes: Processes) -> None:
 
 async def test_a_cancelled_job_ends_though_its_worker_is_killed(processes: Processes) -> None:
     async with AsyncExitStack() as stack:
-        _, client = await front(stack, processes.folder, slots=0)
+        _, client = await front(stack, processes, slots=0)
         worker = await processes.work(3600)
         await client.generate(GenerateRequest(id="one", prompt="p"))
         update = FollowResponse()
@@ -183,15 +199,15 @@ async def test_what_a_killed_front_accepted_is_done(processes: Processes) -> Non
     # What it had accepted and we have not read yet counts too.
     accepted += (await process.stdout.read()).decode().split("\n")[:-1]
     async with AsyncExitStack() as stack:
-        server, client = await front(stack, processes.folder, slots=8)
+        server, client = await front(stack, processes, slots=8)
         told = await ended(server, len(accepted))
         assert {*accepted} <= {*told}
         assert {*told.values()} == {1}
         assert (await client.status(StatusRequest())).finished >= len(accepted)
 
 
-async def test_a_worker_that_stops_gives_its_job_back(tmp_path: Path) -> None:
-    options = Options(grpc=None, http=None, inproc="leaving", engine=f"local:{tmp_path}", grace_s=0)
+async def test_a_worker_that_stops_gives_its_job_back(processes: Processes) -> None:
+    options = options_of(processes, inproc="leaving", grace_s=0)
     async with (
         Server(Jobs(Timed(3600), slots=1, settings=FAST), options),
         connect("inproc:leaving") as plane,
@@ -202,7 +218,7 @@ async def test_a_worker_that_stops_gives_its_job_back(tmp_path: Path) -> None:
             while not (await client.status(StatusRequest())).running:  # noqa: ASYNC110  # asked
                 await asyncio.sleep(0.01)
     async with AsyncExitStack() as stack:
-        _, client = await front(stack, tmp_path, slots=1)
+        _, client = await front(stack, processes, slots=1)
         updates = client.follow(FollowRequest(id="one"), timeout_s=30)
         complete = [each async for each in updates][-1].complete
         assert complete is not None

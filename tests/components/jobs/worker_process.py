@@ -1,7 +1,7 @@
 """A process of a queue: works on jobs, or accepts some and waits to be killed.
 
-python worker_process.py work FOLDER SECONDS
-python worker_process.py accept FOLDER COUNT
+python worker_process.py work ENGINE FOLDER SECONDS
+python worker_process.py accept ENGINE FOLDER COUNT
 """
 
 from __future__ import annotations
@@ -43,16 +43,16 @@ class Timed:
         yield Image(request.id.encode(), 1, 1, "text/plain")
 
 
-async def work(folder: str, seconds: float) -> None:
-    engine = await open_engine(f"local:{folder}")
+async def work(url: str, folder: str, seconds: float) -> None:
+    engine = await open_engine(url)
     objects = await open_object_store(f"local:{folder}")
     async with JobQueue(JobPlanes.of_engine(engine, objects), FAST, Timed(seconds)):
         print("ready", flush=True)
         await asyncio.get_running_loop().create_future()
 
 
-async def accept(folder: str, count: int) -> None:
-    options = Options(grpc=None, http=None, inproc="front", engine=f"local:{folder}")
+async def accept(url: str, folder: str, count: int) -> None:
+    options = Options(grpc=None, http=None, inproc="front", engine=url, objects=f"local:{folder}")
     async with (
         Server(Jobs(Timed(0), slots=0, settings=FAST), options),
         connect("inproc:front") as plane,
@@ -65,5 +65,7 @@ async def accept(folder: str, count: int) -> None:
 
 
 if __name__ == "__main__":
-    _, mode, where, amount = sys.argv
-    asyncio.run(work(where, float(amount)) if mode == "work" else accept(where, int(amount)))
+    _, mode, url, folder, amount = sys.argv
+    asyncio.run(
+        work(url, folder, float(amount)) if mode == "work" else accept(url, folder, int(amount))
+    )
