@@ -141,6 +141,20 @@ $(VENV_TORCH)/.installed: pyproject.toml constraints.txt Makefile
 	$(call pip-install,$(VENV_TORCH)) -e '.[inference,nats,objects,openai,router,server,torch,triton]' --group test rich transformers uvloop -c constraints.txt
 	@touch $@
 
+VENV_LLAMA ?= .venv-llama
+
+.PHONY: llama
+llama: install $(VENV_LLAMA)/.installed ## Test the OpenAI-compatible backend against a real llama.cpp, built from source here
+	$(call heading,pytest of the OpenAI-compatible backend)
+	@$(BIN)/pytest -n 0 tests/server/backends/test_llama.py
+
+# The released package is source; it takes a C++ compiler a few minutes.
+$(VENV_LLAMA)/.installed: Makefile
+	$(call heading,build llama.cpp into $(VENV_LLAMA))
+	$(call new-venv,$(VENV_LLAMA))
+	CMAKE_ARGS='-DGGML_NATIVE=OFF' $(call pip-install,$(VENV_LLAMA)) 'llama-cpp-python[server]==0.3.36' 'gguf==0.19.0'
+	@touch $@
+
 .PHONY: fuzz
 fuzz: install ## Look for bytes that break the frame parser, for a minute
 	@mkdir -p $(BUILD)/fuzz-corpus
@@ -178,5 +192,5 @@ constraints: ## Look up the newest versions that fit together and write constrai
 
 .PHONY: clean
 clean: ## Remove environments, caches and builds
-	rm -rf $(VENV) $(VENV_PB7) $(VENV_TORCH) .venv-triton $(BUILD) dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(VENV_PB7) $(VENV_TORCH) $(VENV_LLAMA) .venv-triton $(BUILD) dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +

@@ -308,9 +308,14 @@ class _Text:
 
 def _vectors(made: Any, count: int, server: str) -> Array:
     rows = [each.embedding for each in sorted(made.data, key=lambda each: each.index)]
-    lengths = {len(row) for row in rows}
-    if len(rows) != count or len(lengths) != 1:
+    if len(rows) != count:
         raise PlaneError(Code.INTERNAL, f"{server} gave {len(rows)} vectors for {count} texts")
+    if len({len(row) for row in rows}) != 1 or any(isinstance(row[0], list) for row in rows):
+        raise PlaneError(
+            Code.INTERNAL,
+            f"{server} gave no vector for each text, but perhaps one for each token; "
+            "start it with a pooling of the model's vectors",
+        )
     vectors = np.array(rows, np.float32)
     norms = np.linalg.norm(vectors, axis=1, keepdims=True)
     scaled: Array = vectors / np.where(norms == 0, 1, norms)

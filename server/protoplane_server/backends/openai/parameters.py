@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
+from uuid import UUID
 
 from protoplane_base import Code, PlaneError
 from protoplane_runtime.tracing import TRACEPARENT
@@ -14,6 +15,7 @@ from protoplane_server.backends.interface import (
     Sampling,
     Tokens,
 )
+from protoplane_server.backends.sampling import Rules
 
 _FINISHES = {
     "length": FinishReason.LENGTH,
@@ -26,6 +28,9 @@ _BESIDE = {
     "repetition_penalty": "repetition_penalty",
     "stop_tokens": "stop_token_ids",
 }
+_ANY = 1 << 31
+"""More tokens than any model knows, or writes in one answer."""
+
 _OWN = ("temperature", "top_p", "seed", "max_tokens", "presence_penalty", "frequency_penalty")
 
 
@@ -52,7 +57,13 @@ def prompt_of(prompt: Prompt, *, chat: bool) -> dict[str, Any]:
 
 
 def sampling_of(sampling: Sampling) -> dict[str, Any]:
-    """Fields of a request; the server judges their values."""
+    """Fields of a request.
+
+    Raises:
+        PlaneError: INVALID_ARGUMENT with the field, its value and what it may be: servers pass over
+            some that cannot be. What only this server cannot do it says itself.
+    """
+    Rules.of(sampling, vocabulary=_ANY, longest=_ANY)
     fields: dict[str, Any] = {
         name: value for name in _OWN if (value := getattr(sampling, name)) is not None
     }
@@ -69,6 +80,22 @@ def sampling_of(sampling: Sampling) -> dict[str, Any]:
 
 
 def headers_of(ctx: BackendContext) -> Mapping[str, str]:
-    """What the server is told of a request beside it: its place in a trace, and its name."""
-    headers = {TRACEPARENT: ctx.traceparent, "x-request-id": ctx.request_id}
+    """What the server is told of a request beside it: its place in a trace, and its name.
+
+    The name goes as the ``x-client-request-id`` of OpenAI's API, and as the ``x-request-id`` that
+    vLLM and others log where it is a UUID: llama-cpp-python refuses requests with any other.
+    """
+    headers = {
+        TRACEPARENT: ctx.traceparent,
+        "x-client-request-id": ctx.request_id,
+        "x-request-id": ctx.request_id if _is_uuid(ctx.request_id) else "",
+    }
     return {name: value for name, value in headers.items() if value and value.isascii()}
+
+
+def _is_uuid(name: str) -> bool:
+    try:
+        UUID(name)
+    except ValueError:
+        return False
+    return True
