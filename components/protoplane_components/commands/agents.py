@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from functools import update_wrapper
-from pathlib import Path
 from typing import Any
 
 import click
@@ -22,16 +21,9 @@ from protoplane.agents.v1 import (
     StopRequest,
 )
 from protoplane_base import Duration
-from protoplane_client import connect
-from protoplane_client.commands.options import (
-    engine_options,
-    tls_of,
-    tls_options,
-    token_of,
-    token_options,
-)
 from protoplane_components.agents.pool import AgentPool
 from protoplane_components.commands import agents_acts as acts
+from protoplane_components.commands.targets import Target, targeted
 from protoplane_runtime import terminal
 
 _STATES = {
@@ -56,44 +48,24 @@ def agents() -> None:
     """Start processes on the hosts of agents, and keep them under control."""
 
 
+_hosts = targeted(
+    "--at", "protoplane/agents", "The hosts: a name that discovery knows, or an address."
+)
+
+
 def _pooled(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add what says where the hosts are; the command is given a function that asks them."""
+    """Add what says where the hosts are; what the command gives is asked of them."""
 
-    def pooled(
-        *,
-        at: str,
-        engine: str,
-        namespace: str,
-        token_env: str | None,
-        token_file: Path | None,
-        tls_ca: Path | None,
-        tls_cert: Path | None,
-        tls_key: Path | None,
-        **rest: Any,
-    ) -> None:
-        token = token_of(token_env, token_file)
-
+    def pooled(*, target: Target, **others: Any) -> None:
         async def asked(act: acts.Act) -> int:
-            tls = tls_of(tls_ca, tls_cert, tls_key)
-            async with connect(
-                at, tls=tls, token=token, engine=engine, namespace=namespace
-            ) as plane:
+            async with target.connect() as plane:
                 return await act(AgentPool(plane))
 
-        code = terminal.run(asked(command(**rest)))
+        code = terminal.run(asked(command(**others)))
         if code:
             raise SystemExit(code)
 
-    update_wrapper(pooled, command)
-    for options in (tls_options, token_options, engine_options):
-        pooled = options(pooled)
-    return click.option(
-        "--at",
-        metavar="TARGET",
-        default="protoplane/agents",
-        show_default=True,
-        help="The hosts: a name that discovery knows, or an address.",
-    )(pooled)
+    return _hosts(update_wrapper(pooled, command))
 
 
 def _limits(ctx: click.Context, param: click.Parameter, pairs: tuple[str, ...]) -> Limits | None:

@@ -7,7 +7,6 @@ import signal
 import uuid
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
-from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -29,9 +28,10 @@ from protoplane.jobs.v1 import (
     ReadResultRequest,
 )
 from protoplane_base import Duration, Message
-from protoplane_client import Plane, connect
-from protoplane_client.commands.options import engine_options, token_of, token_options
+from protoplane_client import Plane
+from protoplane_client.commands.options import engine_options
 from protoplane_components.commands.jobs_pictures import KINDS, kind_for, picture
+from protoplane_components.commands.targets import Target, targeted
 from protoplane_components.jobs.planes import JobPlanes
 from protoplane_components.jobs.queueing import JobQueue
 from protoplane_components.jobs.records import request_of
@@ -51,12 +51,7 @@ class Failed(Exception):  # noqa: N818  # it is what became of the job, not of t
     """The job came to no image."""
 
 
-def _where(command: _F) -> _F:
-    command = token_options(engine_options(command))
-    return click.option(
-        "--at", "target", default="protoplane/jobs", show_default=True,
-        help="Name or address of the component.",
-    )(command)  # fmt: skip
+_targeted = targeted("--at", "protoplane/jobs", "The component: a name, or an address.")
 
 
 def _shown(command: _F) -> _F:
@@ -88,7 +83,7 @@ def jobs() -> None:
 @click.option("--time-limit", "time_limit_s", type=float, help="Most seconds of an attempt.")
 @click.option("--no-watch", is_flag=True, help="Return once the job is accepted.")
 @_shown
-@_where
+@_targeted
 def submit(
     *,
     prompt: str,
@@ -105,11 +100,7 @@ def submit(
     save: Path | None,
     picture: str,
     plain: bool,
-    target: str,
-    engine: str,
-    namespace: str,
-    token_env: str | None,
-    token_file: Path | None,
+    target: Target,
 ) -> None:
     """Let an image of PROMPT be made, and watch it."""
     width, height = _size(size)
@@ -136,31 +127,27 @@ def submit(
             return
         await _watch(client, request.id, save, picture, plain)
 
-    _run(work, target, engine, namespace, token_of(token_env, token_file))
+    _run(work, target)
 
 
 @jobs.command()
 @click.argument("id_", metavar="ID")
 @_shown
-@_where
+@_targeted
 def watch(
     *,
     id_: str,
     save: Path | None,
     picture: str,
     plain: bool,
-    target: str,
-    engine: str,
-    namespace: str,
-    token_env: str | None,
-    token_file: Path | None,
+    target: Target,
 ) -> None:
     """Follow a job to its end."""
 
     async def work(plane: Plane) -> None:
         await _watch(JobsClient(plane), id_, save, picture, plain)
 
-    _run(work, target, engine, namespace, token_of(token_env, token_file))
+    _run(work, target)
 
 
 @jobs.command("list")
@@ -169,7 +156,7 @@ def watch(
 @click.option("--text", default="", help="Only those whose prompt holds this.")
 @click.option("--limit", type=click.IntRange(1, 100_000), default=50, show_default=True)
 @click.option("--json", "plain", is_flag=True, help="Print lines of JSON.")
-@_where
+@_targeted
 def list_(
     *,
     states: tuple[str, ...],
@@ -177,11 +164,7 @@ def list_(
     text: str,
     limit: int,
     plain: bool,
-    target: str,
-    engine: str,
-    namespace: str,
-    token_env: str | None,
-    token_file: Path | None,
+    target: Target,
 ) -> None:
     """List jobs, the newest first."""
 
@@ -201,22 +184,18 @@ def list_(
         else:
             Console().print(_table(found))
 
-    _run(work, target, engine, namespace, token_of(token_env, token_file))
+    _run(work, target)
 
 
 @jobs.command()
 @click.argument("id_", metavar="ID")
 @click.option("--json", "plain", is_flag=True, help="Print JSON.")
-@_where
+@_targeted
 def cancel(
     *,
     id_: str,
     plain: bool,
-    target: str,
-    engine: str,
-    namespace: str,
-    token_env: str | None,
-    token_file: Path | None,
+    target: Target,
 ) -> None:
     """Cancel a job that is queued or running."""
 
@@ -227,7 +206,7 @@ def cancel(
         )
         _say(answer, plain, f"job {id_} {'will be' if running else 'is'} cancelled")
 
-    _run(work, target, engine, namespace, token_of(token_env, token_file))
+    _run(work, target)
 
 
 @jobs.command()
@@ -257,13 +236,9 @@ async def _work(slots: int, step_s: float, objects: str | None, url: str, namesp
         await engine.close()
 
 
-def _run(
-    work: Callable[[Plane], Any], target: str, engine: str, namespace: str, token: str | None
-) -> None:
-    connected = partial(connect, target, engine=engine, namespace=namespace, token=token)
-
+def _run(work: Callable[[Plane], Any], target: Target) -> None:
     async def within() -> None:
-        async with connected() as plane:
+        async with target.connect() as plane:
             await work(plane)
 
     try:

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, Callable, Generator
+from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
-from functools import wraps
 from pathlib import Path
-from typing import Any
 
 import click
 from rich.console import Console
@@ -29,9 +26,8 @@ from protoplane.registry.v1 import (
     WatchRequest,
 )
 from protoplane_base import Code, Message, PlaneError
-from protoplane_client import connect
-from protoplane_client.commands.options import engine_options, token_of, token_options
 from protoplane_components.commands.models_shown import change_line, models_table
+from protoplane_components.commands.targets import Target, targeted
 from protoplane_components.registry.names import parse_reference
 from protoplane_components.registry.transfer import Told, pull, push
 from protoplane_runtime import terminal
@@ -46,52 +42,20 @@ Examples:
   protoplane models alias small prod 1.0
   protoplane models watch
 """
-_REGISTRY = "protoplane/registry"
 
 
-@dataclass(frozen=True, slots=True)
-class _Where:
-    """Where the registry is."""
-
-    target: str
-    engine: str
-    namespace: str
-    token: str | None
-
-    @asynccontextmanager
-    async def client(self) -> AsyncGenerator[RegistryClient]:
-        async with connect(
-            self.target, engine=self.engine, namespace=self.namespace, token=self.token
-        ) as plane:
-            yield RegistryClient(plane)
+_targeted = targeted(
+    "--registry",
+    "protoplane/registry",
+    "The registry: a name, or an address as for `call`.",
+    variable="PROTOPLANE_REGISTRY_TARGET",
+)
 
 
-def _where(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the registry that its options name."""
-
-    @wraps(command)
-    def wrapped(
-        *,
-        registry: str,
-        engine: str,
-        namespace: str,
-        token_env: str | None,
-        token_file: Path | None,
-        **others: Any,
-    ) -> None:
-        token = token_of(token_env, token_file)
-        command(where=_Where(registry, engine, namespace, token), **others)
-
-    target = click.option(
-        "--registry",
-        envvar="PROTOPLANE_REGISTRY_TARGET",
-        default=_REGISTRY,
-        show_default=True,
-        show_envvar=True,
-        metavar="TARGET",
-        help="The registry: a name, or an address as for `call`.",
-    )
-    return target(engine_options(token_options(wrapped)))
+@asynccontextmanager
+async def _client(target: Target) -> AsyncGenerator[RegistryClient]:
+    async with target.connect() as plane:
+        yield RegistryClient(plane)
 
 
 _json = click.option("--json", "plain", is_flag=True, help="Print JSON also on a terminal.")
@@ -115,10 +79,10 @@ def models() -> None:
 @click.option("--alias", "aliases", multiple=True, help="An alias that is to stand for it.")
 @click.option("--description", default="", help="What it is, in a few words.")
 @_json
-@_where
+@_targeted
 def push_command(
     *,
-    where: _Where,
+    target: Target,
     file: Path,
     reference: str,
     form: str | None,
@@ -146,7 +110,7 @@ def push_command(
     )
 
     async def work() -> None:
-        async with where.client() as registry:
+        async with _client(target) as registry:
             with _bar(f"push {model}", plain=plain) as told:
                 pushed = await push(registry, file, spec, told=told)
             _show(pushed, f"{pushed.model}:{pushed.version} {pushed.digest}", plain=plain)
@@ -163,8 +127,8 @@ def push_command(
     help="Where to write it; MODEL-VERSION.FORMAT here by default.",
 )
 @_json
-@_where
-def pull_command(*, where: _Where, reference: str, output: Path | None, plain: bool) -> None:
+@_targeted
+def pull_command(*, target: Target, reference: str, output: Path | None, plain: bool) -> None:
     """Write the file of a version, and check it.
 
     What broke off is gone on with, also by pulling again.
@@ -172,7 +136,7 @@ def pull_command(*, where: _Where, reference: str, output: Path | None, plain: b
     model, version = _parsed(reference)
 
     async def work() -> None:
-        async with where.client() as registry:
+        async with _client(target) as registry:
             path, exact = output, version
             if path is None:
                 asked = GetVersionRequest(model=model, version=version)
@@ -196,14 +160,16 @@ def pull_command(*, where: _Where, reference: str, output: Path | None, plain: b
 @click.option("--format", "form", default="", help="Only those with a version of this form.")
 @click.option("--alias", default="", help="Only those that have this alias.")
 @_json
-@_where
-def list_command(*, where: _Where, text: str, tag: str, form: str, alias: str, plain: bool) -> None:
+@_targeted
+def list_command(
+    *, target: Target, text: str, tag: str, form: str, alias: str, plain: bool
+) -> None:
     """List models, or those whose name holds TEXT, and how many instances have them loaded."""
     asked = ListModelsRequest(text=text, tag=tag, format=form, alias=alias)
 
     async def work() -> tuple[list[Model], list[Placement]]:
         found: list[Model] = []
-        async with where.client() as registry:
+        async with _client(target) as registry:
             while True:
                 page = await registry.list_models(asked)
                 found += page.models
@@ -227,9 +193,9 @@ def list_command(*, where: _Where, text: str, tag: str, form: str, alias: str, p
 @click.argument("tags", metavar="[NAME=VALUE]...", nargs=-1)
 @click.option("--remove", multiple=True, metavar="NAME", help="A tag to take away.")
 @_json
-@_where
+@_targeted
 def tag_command(
-    *, where: _Where, reference: str, tags: tuple[str, ...], remove: tuple[str, ...], plain: bool
+    *, target: Target, reference: str, tags: tuple[str, ...], remove: tuple[str, ...], plain: bool
 ) -> None:
     """Set and take away tags of a version."""
     model, version = _parsed(reference)
@@ -238,7 +204,7 @@ def tag_command(
     )
 
     async def work() -> None:
-        async with where.client() as registry:
+        async with _client(target) as registry:
             tagged = (await registry.tag_version(asked)).version
             assert tagged is not None
             line = " ".join(f"{name}={value}" for name, value in sorted(tagged.tags.items()))
@@ -253,14 +219,14 @@ def tag_command(
 @click.argument("version", required=False, default="")
 @click.option("--delete", is_flag=True, help="Delete the alias.")
 @_json
-@_where
+@_targeted
 def alias_command(
-    *, where: _Where, model: str, alias: str, version: str, delete: bool, plain: bool
+    *, target: Target, model: str, alias: str, version: str, delete: bool, plain: bool
 ) -> None:
     """Let ALIAS of MODEL stand for VERSION (or @OTHER), by default the one that was added last."""
 
     async def work() -> None:
-        async with where.client() as registry:
+        async with _client(target) as registry:
             if delete:
                 await registry.delete_alias(DeleteAliasRequest(model=model, alias=alias))
                 return
@@ -276,13 +242,13 @@ def alias_command(
 @click.argument("model", required=False, default="")
 @click.option("--once", is_flag=True, help="Say how it is now, and end.")
 @_json
-@_where
-def watch_command(*, where: _Where, model: str, once: bool, plain: bool) -> None:
+@_targeted
+def watch_command(*, target: Target, model: str, once: bool, plain: bool) -> None:
     """Follow models and the instances that have them, or one MODEL, until Ctrl-C."""
     plain = plain or not terminal.is_terminal()
 
     async def follow() -> None:
-        async with where.client() as registry:
+        async with _client(target) as registry:
             async for change in registry.watch(WatchRequest(model=model)):
                 if change.ready is not None:
                     if once:

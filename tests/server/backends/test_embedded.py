@@ -25,7 +25,6 @@ from protoplane_base import Code, PlaneError
 from protoplane_server.backends.batched import BatchedBackend
 from protoplane_server.backends.embedded.backend import EMBEDDER, WEIGHTS, WRITER, EmbeddedBackend
 from protoplane_server.backends.embedded.blas import one_thread
-from protoplane_server.backends.embedded.decoder import AHEAD
 from protoplane_server.backends.embedded.gru import CharGru
 from protoplane_server.backends.embedded.vocabulary import END, SIZE, decode, encode
 from protoplane_server.backends.interface import (
@@ -37,6 +36,7 @@ from protoplane_server.backends.interface import (
 )
 from protoplane_server.backends.sampling import Rules
 from protoplane_server.backends.tensors import Tensor
+from protoplane_server.backends.token_queue import AHEAD
 
 
 class TestEmbedded(BackendSuite):

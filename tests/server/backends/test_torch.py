@@ -50,9 +50,9 @@ from protoplane_server.backends.interface import (
 )
 from protoplane_server.backends.opening import open_backend
 from protoplane_server.backends.tensors import Tensor
+from protoplane_server.backends.token_queue import AHEAD
 from protoplane_server.backends.torch.backend import TorchBackend
 from protoplane_server.backends.torch.model import Llama
-from protoplane_server.backends.torch.written import AHEAD
 from protoplane_server.hosting import Host
 
 NAME = "llama-random"

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 
@@ -14,6 +12,7 @@ from protoplane_base import Code, PlaneError
 from protoplane_server.backends.embedded.character_model import PLATFORM, CharacterModel
 from protoplane_server.backends.embedded.gru import CharGru
 from protoplane_server.backends.embedded.lexical_model import LexicalModel
+from protoplane_server.backends.in_process import InProcessBackend
 from protoplane_server.backends.interface import (
     BackendCapabilities,
     BackendContext,
@@ -23,11 +22,9 @@ from protoplane_server.backends.interface import (
     ModelMetadata,
     ModelSource,
     ModelState,
-    ModelStats,
     Prompt,
     Sampling,
 )
-from protoplane_server.backends.partial import PartialBackend
 from protoplane_server.backends.tensors import Tensor
 
 WRITER = "char-gru"
@@ -42,7 +39,7 @@ WEIGHTS = files("protoplane_server.backends.embedded").joinpath("char_gru.npz")
 _Model = CharacterModel | LexicalModel
 
 
-class EmbeddedBackend(PartialBackend):
+class EmbeddedBackend(InProcessBackend[_Model]):
     """Runs a character model and a lexical embedder, and other character models from npz files.
 
     Args:
@@ -52,39 +49,12 @@ class EmbeddedBackend(PartialBackend):
     name = "embedded"
 
     def __init__(self, models: Sequence[str] = (WRITER, EMBEDDER)) -> None:
-        self._first = tuple(models)
-        self._models: dict[str, _Model] = {}
-        # What is known beside those: by name, and where it comes from.
-        self._sources: dict[str, Path | None] = {WRITER: None, EMBEDDER: None}
-        self._absent: dict[str, ModelMetadata] = {}
-        self._worker: ThreadPoolExecutor | None = None
-        self._loading = asyncio.Lock()
+        super().__init__({WRITER: None, EMBEDDER: None}, models)
 
     @property
     def capabilities(self) -> BackendCapabilities:
         """All but batching from outside: the writer batches each step by itself."""
         return BackendCapabilities(frozenset(Capability), loading=True, sources=True, batches=True)
-
-    async def start(self) -> None:
-        """Load the first models."""
-        if self._worker is None:
-            self._worker = ThreadPoolExecutor(1, "protoplane-embedded")
-            try:
-                for model in self._first:
-                    await self.load(model, ModelSource())
-            except BaseException:
-                await self.stop()
-                raise
-
-    async def stop(self) -> None:
-        """End all texts and the worker."""
-        models, self._models = self._models, {}
-        for model in models.values():
-            await model.close()
-        worker, self._worker = self._worker, None
-        if worker is not None:
-            # What it may still be at are milliseconds; it waits where that blocks nobody.
-            await asyncio.to_thread(worker.shutdown)
 
     async def warm_up(self) -> None:
         """Make one step of each model."""
@@ -96,29 +66,6 @@ class EmbeddedBackend(PartialBackend):
                 async with aclosing(model.generate("", Sampling(max_tokens=1), ctx)) as chunks:
                     async for _ in chunks:
                         pass
-
-    async def live(self) -> bool:
-        """Whether it has been started."""
-        return self._worker is not None
-
-    async def ready(self, model: str, version: str = "") -> bool:
-        """Whether a model is loaded."""
-        return model in self._models and not version
-
-    async def metadata(self, model: str, version: str = "") -> ModelMetadata:
-        """What a model is."""
-        self._known(model, version)
-        return self._metadata(model)
-
-    async def list(self) -> Sequence[ModelMetadata]:
-        """All that were ever loaded, and those that ship with Protoplane."""
-        return [self._metadata(model) for model in sorted(self._sources)]
-
-    async def stats(self, model: str) -> ModelStats:
-        """What a model has done since it was loaded."""
-        self._known(model)
-        loaded = self._models.get(model)
-        return ModelStats() if loaded is None else loaded.counters.snapshot()
 
     async def load(self, model: str, source: ModelSource) -> ModelMetadata:
         """Load a model that ships with Protoplane, or a character model from an npz file.
@@ -137,35 +84,18 @@ class EmbeddedBackend(PartialBackend):
                 f"{model} ships with Protoplane and takes no file; give the model another name",
             )
         path = source.path or self._sources.get(model)
-        if path is None and model not in (WRITER, EMBEDDER):
-            raise _unknown(model, self._sources)
+        if path is None:
+            self._known(model)
         async with self._loading:
-            worker = self._worker
-            if worker is None:
-                raise PlaneError(Code.UNAVAILABLE, "the backend is not running; start it first")
+            worker = self._running()
             if model == EMBEDDER:
                 made: _Model = LexicalModel(model, worker)
             else:
                 loop = asyncio.get_running_loop()
                 network = await loop.run_in_executor(worker, _read, path)
                 made = CharacterModel(model, network, worker)
-            # Nothing waits from here to the end but for the last step of what it replaces.
-            before = self._models.get(model)
-            self._models[model] = made
-            self._sources[model] = path
-            self._absent.pop(model, None)
-            if before is not None:
-                await before.close()
+            await self._put(model, made, path)
         return made.metadata
-
-    async def unload(self, model: str) -> None:
-        """Unload a model; it stays known, with where it came from."""
-        self._known(model)
-        async with self._loading:
-            loaded = self._models.pop(model, None)
-            if loaded is not None:
-                self._absent[model] = replace(loaded.metadata, state=ModelState.UNLOADED)
-                await loaded.close()
 
     async def infer(
         self,
@@ -219,31 +149,9 @@ class EmbeddedBackend(PartialBackend):
             raise self._cannot("embed texts with", model)
         return await found.embed(texts, ctx)
 
-    def _known(self, model: str, version: str = "") -> None:
-        if model not in self._sources:
-            raise _unknown(model, self._sources)
-        if version:
-            raise PlaneError(
-                Code.NOT_FOUND, f"there is no version {version!r} of {model}; it has none"
-            )
-
-    def _loaded(self, model: str, version: str = "") -> _Model:
-        self._known(model, version)
-        found = self._models.get(model)
-        if found is None:
-            raise PlaneError(
-                Code.FAILED_PRECONDITION, f"{model} is not loaded; load it first (LoadModel)"
-            )
-        return found
-
-    def _metadata(self, model: str) -> ModelMetadata:
-        found = self._models.get(model)
-        if found is not None:
-            return found.metadata
+    def _unloaded(self, model: str) -> ModelMetadata:
         kind = Capability.EMBED if model == EMBEDDER else Capability.GENERATE
-        return self._absent.get(model) or ModelMetadata(
-            model, PLATFORM, frozenset({kind}), ModelState.UNLOADED
-        )
+        return ModelMetadata(model, PLATFORM, frozenset({kind}), ModelState.UNLOADED)
 
 
 def _read(path: Path | None) -> CharGru:
@@ -251,9 +159,3 @@ def _read(path: Path | None) -> CharGru:
         return CharGru.load(path)
     with WEIGHTS.open("rb") as file:
         return CharGru.load(file)
-
-
-def _unknown(model: str, known: Iterable[str]) -> PlaneError:
-    return PlaneError(
-        Code.NOT_FOUND, f"there is no model {model!r}; there are {', '.join(sorted(known))}"
-    )

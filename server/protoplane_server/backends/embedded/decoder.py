@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import heapq
 import logging
-from collections import deque
 from concurrent.futures import Executor
 from itertools import count
 from typing import Self
@@ -24,11 +23,9 @@ from protoplane_server.backends.embedded.gru import CharGru, Indexes
 from protoplane_server.backends.embedded.vocabulary import END
 from protoplane_server.backends.queueing import queue_full
 from protoplane_server.backends.sampling import Chooser, Rules
+from protoplane_server.backends.token_queue import TokenQueue
 
 _log = logging.getLogger("protoplane.server")
-
-AHEAD = 32
-"""Tokens that a text may have which nobody has taken yet; then it waits for its reader."""
 
 
 class TokenStream:
@@ -42,11 +39,8 @@ class TokenStream:
 
     __slots__ = (
         "_decoder",
-        "_error",
-        "_ready",
-        "_waiter",
+        "_queue",
         "at",
-        "ended",
         "gone",
         "prompt",
         "rules",
@@ -63,34 +57,23 @@ class TokenStream:
         self.written = 0
         self.slot = -1
         self.gone = False
-        self.ended = False
         self._decoder = decoder
-        self._ready: deque[int] = deque()
-        self._error: PlaneError | None = None
-        self._waiter: asyncio.Future[None] | None = None
+        self._queue = TokenQueue()
 
     @property
     def hungry(self) -> bool:
         """Whether it wants another step."""
-        return not self.gone and len(self._ready) < AHEAD
+        return not self.gone and not self._queue.full
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> int:
-        while not self._ready:
-            if self._error is not None:
-                raise self._error
-            if self.ended:
-                raise StopAsyncIteration
-            self._waiter = asyncio.get_running_loop().create_future()
-            try:
-                await self._waiter
-            finally:
-                self._waiter = None
-        if len(self._ready) == AHEAD:
+        was_full = self._queue.full
+        token = await self._queue.take()
+        if was_full:
             self._decoder.wake()
-        return self._ready.popleft()
+        return token
 
     def advance(self, chosen: int) -> None:
         """A step has read its token and chosen the next."""
@@ -100,31 +83,24 @@ class TokenStream:
             return
         self.token = chosen
         self.written += 1
-        self._ready.append(chosen)
-        if (
+        is_last = (
             chosen == END
             or self.written == self.rules.max_tokens
             or chosen in self.rules.stop_tokens
-        ):
-            self.ended = self.gone = True
-        self._tell()
+        )
+        self.gone = self.gone or is_last
+        self._queue.put(chosen, last=is_last)
 
     def fail(self, error: PlaneError) -> None:
         """End it with an error, once what is ready has been taken."""
-        if not self.ended and self._error is None:
-            self._error = error
+        if self._queue.fail(error):
             self.close()
-            self._tell()
 
     def close(self) -> None:
         """Write no more of it; closing twice does nothing."""
         if not self.gone:
             self.gone = True
             self._decoder.left(self)
-
-    def _tell(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
 
 
 class Decoder:

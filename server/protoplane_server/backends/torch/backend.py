@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
-from pathlib import Path
 
 from protoplane.router.v1 import KvStateResponse
 from protoplane_base import Code, PlaneError
+from protoplane_server.backends.in_process import InProcessBackend
 from protoplane_server.backends.interface import (
     BackendCapabilities,
     BackendContext,
@@ -20,12 +19,10 @@ from protoplane_server.backends.interface import (
     ModelMetadata,
     ModelSource,
     ModelState,
-    ModelStats,
     Prompt,
     Sampling,
     Tokens,
 )
-from protoplane_server.backends.partial import PartialBackend
 from protoplane_server.backends.tensors import Tensor
 from protoplane_server.backends.torch.kv_events import KvEvents
 from protoplane_server.backends.torch.settings import TorchSettings
@@ -36,7 +33,7 @@ SMALL_NAME = "llama-random"
 """The model that is there where no folder is named: small, with random weights."""
 
 
-class TorchBackend(PartialBackend):
+class TorchBackend(InProcessBackend[TextModel]):
     """Runs Llamas, from folders as Hugging Face has them.
 
     Where it is in a server, each model tells what its KV cache holds by events: the first model
@@ -52,11 +49,7 @@ class TorchBackend(PartialBackend):
         self._settings = settings or TorchSettings()
         path = self._settings.path
         self.first = SMALL_NAME if path is None else path.resolve().name
-        self._models: dict[str, TextModel] = {}
-        self._sources: dict[str, Path | None] = {self.first: path}
-        self._absent: dict[str, ModelMetadata] = {}
-        self._worker: ThreadPoolExecutor | None = None
-        self._loading = asyncio.Lock()
+        super().__init__({self.first: path}, [self.first])
         self._host: Host | None = None
 
     @property
@@ -68,25 +61,6 @@ class TorchBackend(PartialBackend):
         """Remember the server, to publish events of the KV cache."""
         self._host = host
 
-    async def start(self) -> None:
-        """Load the first model."""
-        if self._worker is None:
-            self._worker = ThreadPoolExecutor(1, "protoplane-torch")
-            try:
-                await self.load(self.first, ModelSource())
-            except BaseException:
-                await self.stop()
-                raise
-
-    async def stop(self) -> None:
-        """End all texts and the worker, and give back the memory of the models."""
-        models, self._models = self._models, {}
-        for model in models.values():
-            await model.close(tell=False)
-        worker, self._worker = self._worker, None
-        if worker is not None:
-            await asyncio.to_thread(worker.shutdown)
-
     async def warm_up(self) -> None:
         """Make two steps of each model: one of a prompt, one that writes."""
         ctx = BackendContext(request_id="warm-up")
@@ -95,29 +69,6 @@ class TorchBackend(PartialBackend):
             async with aclosing(model.generate(Tokens((0, 0)), sampling, ctx)) as chunks:
                 async for _ in chunks:
                     pass
-
-    async def live(self) -> bool:
-        """Whether it has been started."""
-        return self._worker is not None
-
-    async def ready(self, model: str, version: str = "") -> bool:
-        """Whether a model is loaded."""
-        return model in self._models and not version
-
-    async def metadata(self, model: str, version: str = "") -> ModelMetadata:
-        """What a model is."""
-        self._known(model, version)
-        return self._metadata(model)
-
-    async def list(self) -> Sequence[ModelMetadata]:
-        """All that were ever loaded."""
-        return [self._metadata(model) for model in sorted(self._sources)]
-
-    async def stats(self, model: str) -> ModelStats:
-        """What a model has done since it was loaded."""
-        self._known(model)
-        loaded = self._models.get(model)
-        return ModelStats() if loaded is None else loaded.counters.snapshot()
 
     async def load(self, model: str, source: ModelSource) -> ModelMetadata:
         """Load a model from a folder with ``config.json`` and safetensors.
@@ -137,29 +88,15 @@ class TorchBackend(PartialBackend):
             self._known(model)
         path = source.path or self._sources[model]
         async with self._loading:
-            self._started()
+            self._running()
             settings = replace(self._settings, path=path)
             loaded = await asyncio.to_thread(load_llama, settings)
             # It may have been stopped meanwhile.
-            worker = self._started()
+            worker = self._running()
             events = KvEvents(self._host, self._worker_id(model))
-            before = self._models.get(model)
             made = TextModel(model, loaded, worker, settings, events)
-            self._models[model] = made
-            self._sources[model] = path
-            self._absent.pop(model, None)
-            if before is not None:
-                await before.close(tell=False)
+            await self._put(model, made, path)
         return made.metadata
-
-    async def unload(self, model: str) -> None:
-        """Unload a model; it stays known, with where it came from."""
-        self._known(model)
-        async with self._loading:
-            loaded = self._models.pop(model, None)
-            if loaded is not None:
-                self._absent[model] = replace(loaded.metadata, state=ModelState.UNLOADED)
-                await loaded.close(tell=True)
 
     async def infer(
         self,
@@ -220,42 +157,14 @@ class TorchBackend(PartialBackend):
         """
         return self._loaded(model).pool.held
 
-    def _started(self) -> ThreadPoolExecutor:
-        if self._worker is None:
-            raise PlaneError(Code.UNAVAILABLE, "the backend is not running; start it first")
-        return self._worker
+    async def _replaced(self, model: TextModel) -> None:
+        # Who reads its events hears that the server is gone, or what the next one of its name has.
+        await model.close(tell=False)
 
     def _worker_id(self, model: str) -> str:
         instance = "" if self._host is None else self._host.name.rpartition("/")[2]
         return instance if model == self.first else f"{instance}.{model}"
 
-    def _known(self, model: str, version: str = "") -> None:
-        if model not in self._sources:
-            raise _unknown(model, self._sources)
-        if version:
-            raise PlaneError(
-                Code.NOT_FOUND, f"there is no version {version!r} of {model}; it has none"
-            )
-
-    def _loaded(self, model: str) -> TextModel:
-        self._known(model)
-        found = self._models.get(model)
-        if found is None:
-            raise PlaneError(
-                Code.FAILED_PRECONDITION, f"{model} is not loaded; load it first (LoadModel)"
-            )
-        return found
-
-    def _metadata(self, model: str) -> ModelMetadata:
-        found = self._models.get(model)
-        if found is not None:
-            return found.metadata
-        return self._absent.get(model) or ModelMetadata(
-            model, PLATFORM, frozenset({Capability.GENERATE}), ModelState.UNLOADED
-        )
-
-
-def _unknown(model: str, known: Iterable[str]) -> PlaneError:
-    return PlaneError(
-        Code.NOT_FOUND, f"there is no model {model!r}; there are {', '.join(sorted(known))}"
-    )
+    def _unloaded(self, model: str) -> ModelMetadata:
+        kinds = frozenset({Capability.GENERATE})
+        return ModelMetadata(model, PLATFORM, kinds, ModelState.UNLOADED)

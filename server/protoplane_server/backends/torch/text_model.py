@@ -143,7 +143,7 @@ class TextModel:
         self._running = asyncio.create_task(self.driver.run(), name=f"driver of {name}")
         self._telling = asyncio.create_task(events.run(), name=f"KV events of {name}")
 
-    async def close(self, *, tell: bool) -> None:
+    async def close(self, *, tell: bool = True) -> None:
         """End what it writes with UNAVAILABLE; returns once its last step is over.
 
         Args:

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections import deque
 from collections.abc import Callable
 from typing import Self
 
 from protoplane_base import PlaneError
 from protoplane_server.backends.sampling import Rules
+from protoplane_server.backends.token_queue import TokenQueue
 from protoplane_server.backends.torch.scheduler import Sequence
-
-AHEAD = 32
-"""Tokens that a text may have which nobody has taken yet; then it waits for its reader."""
 
 
 class TokenStream(Sequence):
@@ -27,7 +23,7 @@ class TokenStream(Sequence):
         changed: Called when it wants another step, or was left.
     """
 
-    __slots__ = ("_changed", "_ends", "_error", "_most", "_ready", "_waiter", "ended")
+    __slots__ = ("_changed", "_ends", "_most", "_queue")
 
     def __init__(
         self,
@@ -40,35 +36,27 @@ class TokenStream(Sequence):
         changed: Callable[[TokenStream], None],
     ) -> None:
         super().__init__(prompt, rules, priority=priority)
-        self.ended = False
         self._ends = ends | rules.stop_tokens
         self._most = min(rules.max_tokens, longest - len(prompt))
         self._changed = changed
-        self._ready: deque[int] = deque()
-        self._error: PlaneError | None = None
-        self._waiter: asyncio.Future[None] | None = None
+        self._queue = TokenQueue()
 
     @property
     def hungry(self) -> bool:
         """Whether it wants another token."""
-        return not self.gone and len(self._ready) < AHEAD
+        return not self.gone and not self._queue.full
+
+    @property
+    def ended(self) -> bool:
+        """Whether its last token was chosen."""
+        return self._queue.ended
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> int:
-        while not self._ready:
-            if self._error is not None:
-                raise self._error
-            if self.ended:
-                raise StopAsyncIteration
-            self._waiter = asyncio.get_running_loop().create_future()
-            try:
-                await self._waiter
-            finally:
-                self._waiter = None
-        was_full = len(self._ready) == AHEAD
-        token = self._ready.popleft()
+        was_full = self._queue.full
+        token = await self._queue.take()
         if was_full:
             self._changed(self)
         return token
@@ -76,24 +64,17 @@ class TokenStream(Sequence):
     def write(self, token: int) -> None:
         """The next token was chosen."""
         self.tokens.append(token)
-        self._ready.append(token)
-        if token in self._ends or self.written == self._most:
-            self.ended = self.gone = True
-        self._tell()
+        is_last = token in self._ends or self.written == self._most
+        self.gone = self.gone or is_last
+        self._queue.put(token, last=is_last)
 
     def fail(self, error: PlaneError) -> None:
         """End it with an error, once what is ready has been taken."""
-        if not self.ended and self._error is None:
-            self._error = error
+        if self._queue.fail(error):
             self.close()
-            self._tell()
 
     def close(self) -> None:
         """Write no more of it; closing twice does nothing."""
         if not self.gone:
             self.gone = True
             self._changed(self)
-
-    def _tell(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
