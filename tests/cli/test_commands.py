@@ -5,20 +5,42 @@ from __future__ import annotations
 import json
 import socket
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
+from click.testing import CliRunner
 from tests.cli.conftest import COMMAND, Run, Served, eventually
 
+from protoplane_runtime.cli import main
+
 FINISHED = "forge.captioner.v1.CaptionFinished"
-COMMANDS = ["call", "demo", "generate", "listen", "new", "ps", "publish", "router", "serve"]
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_help_has_an_example(run: Run, command: str) -> None:
-    done = run(command, "--help")
+def paths_of(command: click.Command, *names: str) -> Iterator[tuple[str, ...]]:
+    """The names of a command and of all below it."""
+    if names:
+        yield names
+    if isinstance(command, click.Group):
+        ctx = click.Context(command)
+        for name in command.list_commands(ctx):
+            found = command.get_command(ctx, name)
+            assert found is not None
+            yield from paths_of(found, *names, name)
+
+
+@pytest.mark.parametrize("path", [*paths_of(main)], ids=" ".join)
+def test_help_has_an_example(path: tuple[str, ...]) -> None:
+    done = CliRunner().invoke(main, [*path, "--help"])
+    assert done.exit_code == 0, done.output
+    assert f"protoplane {' '.join(path)}" in done.output.partition("Example")[2]
+
+
+def test_help_of_the_program(run: Run) -> None:
+    done = run("--help")
     assert done.returncode == 0
-    assert f"protoplane {command}" in done.stdout.partition("Example")[2]
+    assert {"call", "serve", "ps"} <= {line.split()[0] for line in done.stdout.splitlines() if line}
 
 
 @pytest.mark.parametrize("door", ["grpc", "http"])

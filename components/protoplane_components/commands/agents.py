@@ -25,25 +25,28 @@ from protoplane_components.agents.pool import AgentPool
 from protoplane_components.commands import agents_acts as acts
 from protoplane_components.commands.targets import Target, targeted
 from protoplane_runtime import terminal
+from protoplane_runtime.examples import ExampleGroup
 
 _STATES = {
     state.name.removeprefix("AGENT_STATE_").lower(): state for state in AgentState if state.value
 }
 _LIMITS = ("memory_bytes", "cpu_seconds", "open_files", "processes", "file_bytes")
 
-_EXAMPLE = """
-\b
-Examples:
-  protoplane agents spawn -- python train.py --epochs 3
-  protoplane agents spawn --kind notebook --name mine --outlive
-  protoplane agents list --state running
-  protoplane agents logs 3f2a9c1b7d20 -f
-  echo 'print(1)' | protoplane agents send 3f2a9c1b7d20 - --close
-  protoplane agents stop 3f2a9c1b7d20
-"""
+_EXAMPLES = (
+    "protoplane agents spawn -- python train.py --epochs 3",
+    "protoplane agents spawn --kind notebook --name mine --outlive",
+    "protoplane agents list --state running",
+    "protoplane agents hosts",
+    "protoplane agents logs 3f2a9c1b7d20 -f",
+    "echo 'print(1)' | protoplane agents send 3f2a9c1b7d20 - --close",
+    "protoplane agents pause 3f2a9c1b7d20",
+    "protoplane agents resume 3f2a9c1b7d20",
+    "protoplane agents stop 3f2a9c1b7d20",
+    "protoplane agents kill 3f2a9c1b7d20",
+)
 
 
-@click.group(epilog=_EXAMPLE)
+@click.group(cls=ExampleGroup, examples=_EXAMPLES)
 def agents() -> None:
     """Start processes on the hosts of agents, and keep them under control."""
 

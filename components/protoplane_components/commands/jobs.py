@@ -40,11 +40,20 @@ from protoplane_components.jobs.sprites import SpriteGenerator
 from protoplane_runtime import terminal
 from protoplane_runtime.engines.objects.opening import open_object_store
 from protoplane_runtime.engines.opening import open_engine
+from protoplane_runtime.examples import ExampleGroup
 from protoplane_server.planes.ground import objects_beside
 
 _STATES = {state.name[10:].lower(): state for state in JobState if state}
 _F = TypeVar("_F", bound=Callable[..., Any])
 _CALL_S = 30.0
+_EXAMPLES = (
+    "protoplane jobs submit 'a red fox' --seed 7 --save fox.png",
+    "protoplane jobs submit 'a red fox' --id fox --no-watch",
+    "protoplane jobs watch fox",
+    "protoplane jobs list --state running",
+    "protoplane jobs cancel fox",
+    "protoplane jobs work --slots 2",
+)
 
 
 class Failed(Exception):  # noqa: N818  # it is what became of the job, not of the command
@@ -65,7 +74,7 @@ def _shown(command: _F) -> _F:
     )(command)
 
 
-@click.group()
+@click.group(cls=ExampleGroup, examples=_EXAMPLES)
 def jobs() -> None:
     """Submit jobs, watch them, list and cancel them, and work on them."""
 

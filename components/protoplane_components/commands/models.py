@@ -31,19 +31,16 @@ from protoplane_components.commands.targets import Target, targeted
 from protoplane_components.registry.names import parse_reference
 from protoplane_components.registry.transfer import Told, pull, push
 from protoplane_runtime import terminal
+from protoplane_runtime.examples import ExampleGroup
 
-_EXAMPLE = """
-\b
-Examples:
-  protoplane models push small.safetensors small:1.0 --alias prod --tag task=chat
-  protoplane models list
-  protoplane models pull small@prod -o small.safetensors
-  protoplane models tag small:1.0 reviewed=yes
-  protoplane models alias small prod 1.0
-  protoplane models watch
-"""
-
-
+_EXAMPLES = (
+    "protoplane models push small.safetensors small:1.0 --alias prod --tag task=chat",
+    "protoplane models list",
+    "protoplane models pull small@prod -o small.safetensors",
+    "protoplane models tag small:1.0 reviewed=yes",
+    "protoplane models alias small prod 1.0",
+    "protoplane models watch",
+)
 _targeted = targeted(
     "--registry",
     "protoplane/registry",
@@ -61,7 +58,7 @@ async def _client(target: Target) -> AsyncGenerator[RegistryClient]:
 _json = click.option("--json", "plain", is_flag=True, help="Print JSON also on a terminal.")
 
 
-@click.group(epilog=_EXAMPLE)
+@click.group(cls=ExampleGroup, examples=_EXAMPLES)
 def models() -> None:
     """Keep models in a registry: their files, versions, aliases and tags.
 
