@@ -155,6 +155,31 @@ $(VENV_LLAMA)/.installed: Makefile
 	CMAKE_ARGS='-DGGML_NATIVE=OFF' $(call pip-install,$(VENV_LLAMA)) 'llama-cpp-python[server]==0.3.36' 'gguf==0.19.0'
 	@touch $@
 
+KUBERNETES ?= v1.35.0
+ETCD ?= v3.6.6
+
+.PHONY: kubernetes
+kubernetes: install $(BUILD)/kubernetes/kube-apiserver ## Test discovery by Kubernetes against a real API, built from source here (needs go)
+	$(call heading,pytest of discovery by Kubernetes)
+	@$(BIN)/pytest -n 0 tests/kubernetes
+
+# The parts of Kubernetes are modules of their own, whose versions are its own with a 0 for the 1.
+$(BUILD)/kubernetes/kube-apiserver: Makefile
+	$(call heading,build kube-apiserver $(KUBERNETES) and etcd $(ETCD))
+	@rm -rf $(BUILD)/kubernetes-source && mkdir -p $(BUILD)/kubernetes $(BUILD)/kubernetes-source/etcd
+	go mod download k8s.io/kubernetes@$(KUBERNETES)
+	cp -r "$$(go env GOMODCACHE)/k8s.io/kubernetes@$(KUBERNETES)" $(BUILD)/kubernetes-source/main
+	chmod -R u+w $(BUILD)/kubernetes-source
+	cd $(BUILD)/kubernetes-source/main && rm -rf vendor go.work go.work.sum && sed -i -E \
+	  -e '/=> \.\/staging\//d' \
+	  -e 's|^(\s+k8s\.io/\S+) v0\.0\.0$$|\1 $(KUBERNETES:v1.%=v0.%)|' go.mod
+	cd $(BUILD)/kubernetes-source/etcd && printf 'module etcd\n' > go.mod \
+	  && printf '//go:build tools\n\npackage etcd\n\nimport _ "go.etcd.io/etcd/server/v3"\n' > etcd.go \
+	  && GOFLAGS=-mod=mod go get go.etcd.io/etcd/server/v3@$(ETCD)
+	cd $(BUILD)/kubernetes-source/etcd && GOFLAGS=-mod=mod go build -o ../../kubernetes/etcd go.etcd.io/etcd/server/v3
+	cd $(BUILD)/kubernetes-source/main && CGO_ENABLED=0 GOFLAGS=-mod=mod go build -o ../../kubernetes/kube-apiserver ./cmd/kube-apiserver
+	@rm -rf $(BUILD)/kubernetes-source
+
 .PHONY: fuzz
 fuzz: install ## Look for bytes that break the frame parser, for a minute
 	@mkdir -p $(BUILD)/fuzz-corpus

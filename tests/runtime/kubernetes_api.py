@@ -1,4 +1,8 @@
-"""A Kubernetes API that plays what ``kubernetes_recording`` holds, and says what it was asked."""
+"""A Kubernetes API that plays what ``kubernetes_recording`` holds, and says what it was asked.
+
+The recording is what a real one said, see ``tests/kubernetes/record.py``; ``unavailable`` alone is
+written by hand, as its API reference has it.
+"""
 
 from __future__ import annotations
 
