@@ -104,8 +104,8 @@ def record(folder: Path) -> None:
             write("list", listed)
             page = api.do("GET", f"{SLICES}?limit=3")
             write("list_page_1", page)
-            more = page["metadata"]["continue"]
-            write("list_page_2", api.do("GET", f"{SLICES}?limit=3&continue={more}"))
+            rest = f"{SLICES}?limit=3&continue={page['metadata']['continue']}"
+            write("list_page_2", api.do("GET", rest))
             status, said = api.ask("GET", SLICES, token=STRANGER)
             assert status == 403, said
             write("forbidden", said)
