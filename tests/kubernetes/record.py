@@ -120,8 +120,8 @@ def record(folder: Path) -> None:
             added = endpoint_slice("router-new11", "forge.router", [NEXT_ROUTER])
             api.do("POST", SLICES, added)
             write("watch_added", watch.taken("ADDED"))
-            for each in ("captioner-v6abc", "postgres-1a2b3", "bad-1a2b3", "router-new11"):
-                api.do("DELETE", f"{SLICES}/{each}")
+            for name in ("captioner-v6abc", "postgres-1a2b3", "bad-1a2b3", "router-new11"):
+                api.do("DELETE", f"{SLICES}/{name}")
             api.do("PUT", f"{SLICES}/captioner-x7k2p", captioner(TWO))
             write("list_later", api.do("GET", SLICES))
         # An API that begins anew knows nothing of what was before.
