@@ -125,6 +125,22 @@ class EventLogSuite:
             await publish(log, key)
         assert [event.key for event in await take(reader, 3)] == ["a/1", "b/z", "a/z"]
 
+    async def test_no_wildcard_stands_for_what_begins_with_an_at(self, log: EventLog) -> None:
+        keys = ("@own/a", "a/@own/b", "a/b", "a@own")
+        ids = [await publish(log, key, durable=True) for key in keys]
+        for expressions, wanted in (
+            (["**"], ids[2:]),
+            (["a/**"], ids[2:3]),
+            (["@own/*"], ids[:1]),
+            (["*/@own/**", "@own/a"], ids[:2]),
+        ):
+            found = await take(log.read(expressions, after=Start.EARLIEST), len(wanted))
+            assert [event.id for event in found] == wanted
+        assert (await log.stats()).events == 2
+        assert await log.purge(["**"]) == 2
+        [left] = await take(log.read(["@own/a"], after=Start.EARLIEST), 1)
+        assert left.id == ids[0]
+
     async def test_a_lost_epoch_is_a_gap(self, log: EventLog) -> None:
         first = await publish(log, "a/1")
         asked = EventId(first.epoch - 1, 5)

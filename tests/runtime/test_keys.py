@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from protoplane_base import Code, PlaneError
 from protoplane_runtime.engines.keys import MAX_KEY_LENGTH, canonical, check_key, matcher
 
-segments = st.sampled_from(["a", "b", "ab"])
+segments = st.sampled_from(["a", "b", "ab", "@a"])
 keys = st.lists(segments, min_size=1, max_size=6).map("/".join)
 expressions = st.lists(
     st.one_of(segments, st.sampled_from(["*", "**"])), min_size=1, max_size=6
@@ -21,8 +21,10 @@ def naive(pattern: list[str], key: list[str]) -> bool:
         return not key
     first, *rest = pattern
     if first == "**":
-        return any(naive(rest, key[taken:]) for taken in range(len(key) + 1))
-    return bool(key) and first in ("*", key[0]) and naive(rest, key[1:])
+        plain = [not segment.startswith("@") for segment in key]
+        return any(all(plain[:taken]) and naive(rest, key[taken:]) for taken in range(len(key) + 1))
+    matched = bool(key) and (first == key[0] or (first == "*" and not key[0].startswith("@")))
+    return matched and naive(rest, key[1:])
 
 
 @given(expressions, keys)
@@ -31,11 +33,22 @@ def naive(pattern: list[str], key: list[str]) -> bool:
 @example("**/a", "a")
 @example("a/**/*", "a")
 @example("**/a/**/b", "a/b/a")
+@example("**", "@a/b")
+@example("a/**", "a/b/@a")
+@example("@a/**", "@a/b")
+@example("**/@a/**", "a/@a/b")
 def test_matches_as_the_naive_matcher(expression: str, key: str) -> None:
     expected = naive(expression.split("/"), key.split("/"))
     assert matcher([expression]).matches(key) is expected
     assert matcher([expression]).matches(key) is expected  # Now from what it remembers.
     assert matcher([expression, "never/this"]).matches(key) is expected
+
+
+@given(expressions, keys)
+def test_matches_as_zenoh_does(expression: str, key: str) -> None:
+    zenoh = pytest.importorskip("zenoh")
+    theirs = zenoh.KeyExpr(canonical(expression)).intersects(zenoh.KeyExpr(key))
+    assert matcher([expression]).matches(key) is theirs
 
 
 @given(st.lists(expressions, min_size=1, max_size=4), keys)

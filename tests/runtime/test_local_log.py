@@ -283,9 +283,48 @@ async def test_many_keys(tmp_path: Path) -> None:
     ids = [await publish(each, "a/0", durable=True) for each in (log, other, log)]
     with closing(sqlite3.connect(tmp_path / "events.db")) as database:
         assert database.execute("SELECT count(*) FROM key").fetchone()[0] < 10_000
+    # Else what is deleted while they are read is a gap.
+    await log.enforce_retention()
     events = await take(log.read(["a/0"], after=Start.EARLIEST), 3)
     assert [event.id for event in events] == ids
     await other.close()
+    await log.close()
+
+
+async def test_few_of_many_events_and_then_all(tmp_path: Path) -> None:
+    log = await LocalLog.open(tmp_path, ring_bytes=64 * 1024)
+    keys = [f"b/{n}" if n % 20 else "a/0" for n in range(4000)] + ["a/1"] * 3000
+    ids = [
+        each
+        for start in range(0, len(keys), 1000)
+        for each in await asyncio.gather(
+            *(publish(log, key, durable=True) for key in keys[start : start + 1000])
+        )
+    ]
+    by_key = list(zip(keys, ids, strict=True))
+    for _ in range(2):
+        for expression, wanted in (
+            ("a/*", [each for key, each in by_key if key[0] == "a"]),
+            ("a/0", [each for key, each in by_key if key == "a/0"]),
+            ("b/**", [each for key, each in by_key if key[0] == "b"]),
+        ):
+            events = await take(log.read([expression], after=Start.EARLIEST), len(wanted))
+            assert [event.id for event in events] == wanted
+    await log.close()
+
+
+async def test_a_log_that_had_too_many_keys_takes_no_new_ones(tmp_path: Path) -> None:
+    log = await LocalLog.open(tmp_path)
+    first = await publish(log, "a", durable=True)
+    with closing(sqlite3.connect(tmp_path / "events.db")) as database:
+        database.execute("UPDATE sqlite_sequence SET seq = ? WHERE name = 'key'", (1 << 40,))
+        database.commit()
+    with pytest.raises(PlaneError, match="new folder") as caught:
+        await publish(log, "b", durable=True)
+    assert caught.value.code is Code.RESOURCE_EXHAUSTED
+    second = await publish(log, "a", durable=True)
+    events = await take(log.read(["**"], after=Start.EARLIEST), 2)
+    assert [event.id for event in events] == [first, second]
     await log.close()
 
 

@@ -7,6 +7,8 @@ import gc
 from collections.abc import AsyncIterator
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from tests.runtime.event_log_suite import EventLogSuite, publish, take
 
 from protoplane_runtime.engines.interface import Event, EventId, EventLog, Gap, Start
@@ -28,6 +30,37 @@ async def test_the_number_of_events_is_bounded() -> None:
     ids = [await publish(log, f"a/{number}") for number in range(10)]
     reader = log.read(["**"], after=Start.EARLIEST)
     assert [event.id for event in await take(reader, 4)] == ids[6:]
+
+
+@given(st.lists(st.sampled_from(["a", "b", "purge a"]), max_size=40), st.integers(1, 8))
+def test_purges_and_a_full_ring(steps: list[str], most: int) -> None:
+    async def follow() -> None:
+        log = MemoryLog(max_events=most, epoch=1)
+        kept: dict[EventId, str] = {}
+        for step in steps:
+            if step in ("a", "b"):
+                kept[await publish(log, step, durable=True)] = step
+                last = log.last.sequence
+                kept = {each: key for each, key in kept.items() if each.sequence > last - most}
+            else:
+                assert await log.purge(["a"]) == [*kept.values()].count("a")
+                kept = {each: key for each, key in kept.items() if key != "a"}
+        stats = await log.stats()
+        assert (stats.events, stats.oldest) == (len(kept), next(iter(kept), None))
+        assert bool(stats.bytes) is bool(kept)
+        if kept:
+            found = await take(log.read(["**"], after=Start.EARLIEST), len(kept))
+            assert {event.id: event.key for event in found} == kept
+
+    asyncio.run(follow())
+
+
+async def test_the_collector_of_cycles_sees_no_events() -> None:
+    log = MemoryLog()
+    await publish(log, "a", "text")
+    [event] = await take(log.read(["a"], after=Start.EARLIEST), 1)
+    assert not gc.is_tracked(event)
+    assert not gc.is_tracked(event.id)
 
 
 async def test_the_bytes_are_bounded() -> None:

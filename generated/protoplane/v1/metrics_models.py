@@ -54,7 +54,7 @@ class StatsResponse(_base.Message, pb=_pb2.StatsResponse):
 
 class InstanceStats(_base.Message, pb=_pb2.InstanceStats):
     """The numbers of an instance. It publishes them every few seconds under
-    `protoplane/stats/<path of the instance>`, as an ephemeral event.
+    `@protoplane/stats/<path of the instance>`, as an ephemeral event.
     """
 
     instance: _base.Implicit[_base.String] = _base.field(

@@ -35,6 +35,8 @@ def key_of(group: str, key: str) -> str:
     """Key of the dead letters of a group's events under a key."""
     # As long as the two together; a key that is too long for that keeps its first segments.
     room = 1024 - len(f"{DEAD_LETTERS}/{group}/")
+    # Who reads a group's letters reads all of them, and `**` matches no segment that begins so.
+    key = f"/{key}".replace("/@", "/%40")[1:]
     return f"{DEAD_LETTERS}/{group}/{key[:room].rstrip('/')}"
 
 

@@ -1,8 +1,10 @@
 """Keys and key expressions: their form, and which key an expression matches.
 
 A key is a path such as ``forge/captions/42``. In a key expression a segment may be ``*`` (exactly
-one segment, whatever it is) or ``**`` (any number of segments, also none). The form and the meaning
-are Zenoh's, without its ``$*`` (https://zenoh.io/docs/manual/abstractions/).
+one segment, whatever it is) or ``**`` (any number of segments, also none). Neither stands for a
+segment that begins with ``@``: such keys, which are mostly internal, are matched only by what names
+that segment. The form and the meaning are Zenoh's, without its ``$*``
+(https://zenoh.io/docs/manual/abstractions/).
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ class KeyMatcher:
     What it finds is kept for the keys it saw last, so asking again costs one look-up.
     """
 
-    __slots__ = ("_any", "_found", "_literal", "_patterns", "_prefixes", "expressions")
+    __slots__ = ("_any", "_every", "_found", "_literal", "_patterns", "_prefixes", "expressions")
 
     def __init__(self, expressions: tuple[str, ...]) -> None:
         self.expressions = expressions
@@ -42,20 +44,24 @@ class KeyMatcher:
         self._patterns = tuple(
             tuple(text.split("/")) for text in expressions if "*" in text.removesuffix("/**")
         )
+        self._every = tuple(tuple(text.split("/")) for text in expressions)
         self._found: dict[str, bool] = {}
 
     def matches(self, key: str) -> bool:
         """Whether one of the expressions matches ``key``, which must be a key."""
+        if "@" in key and (key[0] == "@" or "/@" in key):
+            return self._search(key, self._every)
         if self._any:
             return True
         if key in self._literal or key.startswith(self._prefixes):
             return True
-        if not self._patterns:
-            return False
+        return bool(self._patterns) and self._search(key, self._patterns)
+
+    def _search(self, key: str, patterns: Sequence[Sequence[str]]) -> bool:
         found = self._found.get(key)
         if found is None:
             segments = key.split("/")
-            found = any(_match(pattern, segments) for pattern in self._patterns)
+            found = any(_match(pattern, segments) for pattern in patterns)
             if len(self._found) >= _MAX_CACHED_KEYS:
                 self._found.clear()
             self._found[key] = found
@@ -156,10 +162,12 @@ def _match(pattern: Sequence[str], segments: Sequence[str]) -> bool:
         if here < len(pattern) and pattern[here] == "**":
             star, resume = here, at
             here += 1
-        elif here < len(pattern) and pattern[here] in ("*", segments[at]):
+        elif here < len(pattern) and (
+            pattern[here] == segments[at] or (pattern[here] == "*" and segments[at][0] != "@")
+        ):
             here += 1
             at += 1
-        elif star >= 0:
+        elif star >= 0 and segments[resume][0] != "@":
             resume += 1
             here, at = star + 1, resume
         else:

@@ -26,7 +26,6 @@ from protoplane_runtime.engines.interface import (
     Publication,
     Since,
     Start,
-    new,
 )
 from protoplane_runtime.engines.keys import KNOWN_KEYS, KeyMatcher, check_key, matcher
 from protoplane_runtime.engines.retention import Retention, check_rules, floor_of, rule_of
@@ -121,25 +120,24 @@ class MemoryLog:
         if self._closed:
             raise PlaneError(Code.UNAVAILABLE, "the event log is closed")
         sequence = self._next
-        event_id: EventId = new(EventId, (self._epoch, sequence))
+        event_id = EventId(self._epoch, sequence)
         if durable and publication is not None:
             known = self._publications.get(publication)
             if known is not None:
                 return known
             self._publications[publication] = event_id
             self._published[sequence] = publication
+        weight = len(data) + len(json) + len(key) + _EVENT_OVERHEAD_BYTES
         if sequence - self._oldest == self._size:
             self._drop_oldest()
-        self._ring[sequence % self._size] = new(
-            Event, (event_id, key, type_, data, json, time_ns())
-        )
+        self._ring[sequence % self._size] = Event(event_id, key, type_, data, json, time_ns())
         self._next = sequence + 1
-        self._bytes += len(data) + len(json) + len(key) + _EVENT_OVERHEAD_BYTES
+        self._bytes += weight
         if self._ruled:
             kept = rule_of(key, self._kept)
             kept.sequences.append(sequence)
             kept.events += 1
-            kept.bytes += len(data) + len(json) + len(key) + _EVENT_OVERHEAD_BYTES
+            kept.bytes += weight
             self._enforce()
         while self._bytes > self._max_bytes and self._next - self._oldest > 1:
             self._drop_oldest()
@@ -396,32 +394,38 @@ class MemoryLog:
     def _delete(self, event: Event) -> None:
         """Leave a hole where an event was."""
         sequence = event.id.sequence
-        self._ring[sequence % self._size] = None
-        self._bytes -= _weight(event)
+        self._let_go(event)
         kept = rule_of(event.key, self._kept)
         kept.floor = max(kept.floor, sequence)
-        if self._ruled:
-            kept.events -= 1
-            kept.bytes -= _weight(event)
         self._purged = max(self._purged, sequence)
-        named = self._published.pop(sequence, None)
-        if named is not None:
-            del self._publications[named]
+
+    def _let_go(self, event: Event) -> None:
+        sequence = event.id.sequence
+        # Once the ring is full this too is done for each event that is published.
+        weight = len(event.data) + len(event.json) + len(event.key) + _EVENT_OVERHEAD_BYTES
+        self._ring[sequence % self._size] = None
+        self._bytes -= weight
+        if self._ruled:
+            kept = rule_of(event.key, self._kept)
+            kept.events -= 1
+            kept.bytes -= weight
+        if self._published:
+            named = self._published.pop(sequence, None)
+            if named is not None:
+                del self._publications[named]
 
     def _skip_holes(self) -> None:
         while self._oldest < self._next and self._ring[self._oldest % self._size] is None:
             self._oldest += 1
 
     def _drop_oldest(self) -> None:
+        # No floor is raised: readers find by their own places that they were overtaken.
         event = self._ring[self._oldest % self._size]
         if event is not None:
-            floor = rule_of(event.key, self._kept).floor
-            purged = self._purged
-            self._delete(event)
-            # Readers find by their own places that they were overtaken.
-            rule_of(event.key, self._kept).floor, self._purged = floor, purged
+            self._let_go(event)
         self._oldest += 1
-        self._skip_holes()
+        if self._purged:
+            self._skip_holes()
 
 
 def _weight(event: Event) -> int:

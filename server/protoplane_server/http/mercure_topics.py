@@ -2,8 +2,9 @@
 
 A topic is any text, most often a URL; a key is a path. Where a topic is a key already it stands for
 itself, so subscribers of either see what is published to either. Otherwise what a key may not hold
-is percent-encoded, and an empty segment is written ``%``: ``https://example.com/books/1`` is filed
-under ``https:/%/example.com/books/1``.
+is percent-encoded, and so is an ``@`` that begins a segment, which no ``*`` in a key expression
+matches; an empty segment is written ``%``: ``https://example.com/books/1`` is filed under
+``https:/%/example.com/books/1``.
 """
 
 from __future__ import annotations
@@ -124,6 +125,8 @@ def _selectors(texts: tuple[str, ...]) -> Selectors:
 def _segment(text: str) -> str:
     if not text:
         return _EMPTY
+    if text[0] == "@":
+        return "%40" + _segment(text[1:]) if text != "@" else "%40"
     if text.isprintable() and _RESERVED.isdisjoint(text):
         return text
     return "".join(

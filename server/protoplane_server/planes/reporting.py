@@ -13,8 +13,8 @@ from protoplane_runtime.engines.discovery import Registration
 from protoplane_runtime.engines.interface import EventLog
 from protoplane_server.planes.stats import Stats
 
-STATS_PREFIX = "protoplane/stats"
-"""Begins the keys of these events; the path of the instance follows."""
+STATS_PREFIX = "@protoplane/stats"
+"""Begins the keys of these events, before the path of the instance; ``**`` does not match them."""
 
 _LEAST_CHANGE = 0.1
 """Whoever watches discovery is not told of less."""

@@ -13,7 +13,7 @@ from tests.server.http.board import NAME, running
 
 from forge.captioner.v1 import CaptionFinished
 from protoplane_runtime.engines.interface import Event, EventId, Gap
-from protoplane_server.http.event_encoding import encoded, plain
+from protoplane_server.http.event_encoding import Encode, cloud_events, encoded, plain
 
 pytestmark = pytest.mark.anyio
 TELL = f"/{NAME}/Tell"
@@ -264,3 +264,19 @@ def test_encoding() -> None:
     assert b"ephemeral" not in b"".join(encoded([gap], plain))
     ephemeral = Gap(EventId(1, 2), None, EventId(2, 1), ephemeral=True)
     assert b'"ephemeral": true' in b"".join(encoded([ephemeral], plain))
+
+
+@pytest.mark.parametrize("encode", [plain, cloud_events])
+def test_a_batch_is_its_events_one_by_one(encode: Encode) -> None:
+    ids = (EventId(1, 1), EventId(1, 7), EventId(2, 1), EventId(2, 2), EventId(2, 3))
+    names = (("a", "T"), ("b", "T"), ("a", "U"), ("a", "T"), ("c", "V"))
+    events = [
+        Event(id_, key, type_, b"", f"{number}", number)
+        for number, (id_, (key, type_)) in enumerate(zip(ids, names, strict=True))
+    ]
+    gap = Gap(EventId(1, 0), None, EventId(1, 1))
+    batches: tuple[list[Event | Gap], ...] = (
+        [*events], [*events[:2]], [*events[2:]], [gap, *events], [events[0], gap],
+    )  # fmt: skip
+    for batch in batches:
+        assert encode(batch) == [text for item in batch for text in encode([item])]

@@ -23,6 +23,8 @@ from protoplane_server.http.mercure_topics import key_of, selectors, topic_of
         ("100%", "100%25"),
         ("a/*/$b", "a/%2A/%24b"),
         ("ü 1", "ü 1"),
+        ("https://example.com/@me/a@b", "https:/%/example.com/%40me/a@b"),
+        ("@/@@a", "%40/%40%40a"),
     ],
 )
 def test_the_key_of_a_topic(topic: str, key: str) -> None:
@@ -38,7 +40,7 @@ def test_what_is_no_topic(topic: str) -> None:
 
 
 topics = st.text(
-    st.characters(exclude_categories=["Cc", "Cs"]) | st.sampled_from("/%#?*$"),
+    st.characters(exclude_categories=["Cc", "Cs"]) | st.sampled_from("/%#?*$@"),
     min_size=1,
     max_size=40,
 )
@@ -49,6 +51,7 @@ def test_every_topic_has_a_key_of_its_own(topic: str) -> None:
     key = key_of(topic)
     check_key(key)
     assert topic_of(key) == topic
+    assert matcher(selectors(["*"]).expressions).matches(key)
 
 
 @pytest.mark.parametrize(

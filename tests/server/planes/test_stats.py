@@ -17,7 +17,7 @@ from forge.captioner.v1 import CaptionerClient, CaptionRequest, ListStylesReques
 from protoplane.v1 import InstanceStats, MetricsClient, StatsRequest
 from protoplane_base import Code, PlaneError
 from protoplane_client import connect, connect_sync
-from protoplane_runtime.engines.interface import Event, Start
+from protoplane_runtime.engines.interface import Event, Gap, Start
 from protoplane_runtime.engines.opening import open_discovery
 from protoplane_runtime.entities import Entity, EntityId
 from protoplane_runtime.link.errors import UnsentError
@@ -85,10 +85,18 @@ async def test_memory_and_queues() -> None:
 async def test_they_are_published(tmp_path: Path) -> None:
     served = options("grpc", engine=f"local:{tmp_path}", stats_interval_s=0.05)
     async with Server(Parts(), served) as server:
-        events: Any = server.events.read(["protoplane/stats/**"], after=Start.EARLIEST)
+        events: Any = server.events.read(["@protoplane/stats/**"], after=Start.EARLIEST)
         async with asyncio.timeout(30), aclosing(events) as batches:
             event = next(each for each in await anext(batches) if isinstance(each, Event))
-    assert event.key == f"protoplane/stats/{NAME}"
+        # Who asks for everything does not mean these.
+        last = await server.events.publish("a", "test.v1.Text", b"", '""')
+        found: list[Event | Gap] = []
+        everything: Any = server.events.read(["**"], after=Start.EARLIEST)
+        async with asyncio.timeout(30), aclosing(everything) as batches:
+            while not found:
+                found += await anext(batches)
+        assert [each.id for each in found if isinstance(each, Event)] == [last]
+    assert event.key == f"@protoplane/stats/{NAME}"
     assert event.type == "protoplane.v1.InstanceStats"
     stats = InstanceStats.from_bytes(event.data)
     assert stats.instance == NAME

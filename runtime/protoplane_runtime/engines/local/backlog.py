@@ -65,6 +65,7 @@ class Backlog:
             WeakKeyDictionary()
         )
         self._hint = (0, 0)
+        self._first = (-1, 0)
 
     async def read(self, shared: Filter, place: int) -> Past:
         """The next events after a place; readers that ask for the same are given the same.
@@ -183,11 +184,19 @@ class Backlog:
 
     def _first_in_ring(self, floor: int) -> int | None:
         following = self._ring[Word.NEXT]
-        try:
-            read, _ = self._ring.read(self._ring[Word.TAIL], frames.HEADER.size)
-        except Overrun:
-            return None
-        first = max(frames.first_sequence(read[0]), floor + 1) if read else following
+        tail = self._ring[Word.TAIL]
+        position, first = self._first
+        if position != tail:
+            # Looking at a frame means to read all of it, so it is done once for each.
+            try:
+                read, _ = self._ring.read(tail, frames.HEADER.size)
+            except Overrun:
+                return None
+            if not read:
+                return None
+            first = frames.first_sequence(read[0])
+            self._first = (tail, first)
+        first = max(first, floor + 1)
         return first if first < following else None
 
     def _place_at(self, time_ns: int) -> int:

@@ -49,7 +49,7 @@ class Follower:
         self._task = asyncio.create_task(self._follow())
 
     @property
-    def failed(self) -> bool:
+    def ended(self) -> bool:
         """Whether it gave up."""
         return self._task.done()
 

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain
 from pathlib import Path
 from typing import Final
 
+from protoplane_base import Code, PlaneError
 from protoplane_runtime.engines.interface import (
     Event,
     EventId,
     KeyStats,
     LogStats,
     Publication,
-    new,
 )
 from protoplane_runtime.engines.keys import KeyMatcher
 from protoplane_runtime.engines.local import retention
@@ -35,12 +36,21 @@ _CHUNK_BYTES = 512 * 1024
 # One statement for many rows: Python lets go of its lock once a statement, and a busy event loop
 # takes its time to give it back.
 _ROWS_AT_ONCE = (64, 8, 1)
+# Where fewer events than one in so many match, their keys are looked at before the rest of them.
+_FEW = 4
+_FEW_OF = 512
+_MAX_REMEMBERED = 1024
+# A column takes as long as all else that is done with a row in Python, so these two are one.
+_TYPE_BITS = 23
+_TYPE_MASK = (1 << _TYPE_BITS) - 1
+_MAX_IDS = {"key": 1 << 63 - _TYPE_BITS, "type": 1 << _TYPE_BITS}
+_ROW: Final = f"sequence, (key << {_TYPE_BITS}) | type, data, json, time_ns"
 _SELECT = (
-    "SELECT sequence, key, type, data, json, time_ns FROM event"
+    f"SELECT {_ROW} FROM event"  # noqa: S608
     " WHERE sequence > ? AND sequence <= ? ORDER BY sequence LIMIT ?"
 )
 _SELECT_AMONG = (
-    "SELECT sequence, key, type, data, json, time_ns FROM event WHERE sequence > ?"
+    f"SELECT {_ROW} FROM event WHERE sequence > ?"  # noqa: S608
     " AND sequence <= ? AND key IN (SELECT value FROM json_each(?)) ORDER BY sequence LIMIT ?"
 )
 _COLUMNS: Final = "sequence, key, type, time_ns, size, publisher, number, data, json"
@@ -105,6 +115,7 @@ class Appender:
 
         Raises:
             sqlite3.Error: The database refuses.
+            PlaneError: RESOURCE_EXHAUSTED; there were more keys than can be told apart.
         """
         try:
             with transaction(self.connection):
@@ -131,8 +142,8 @@ class Appender:
         totals: dict[int, list[int]] = {}
         rows: list[tuple[object, ...]] = []
         for event, name in zip(events, names, strict=True):
-            (_, sequence), key, type_, data, json, time_ns = event
-            identity, rule = keys[key]
+            data, json, type_ = event.data, event.json, event.type
+            identity, rule = keys[event.key]
             type_id = types.get(type_)
             if type_id is None:
                 type_id = self._intern("type", types, type_)
@@ -146,7 +157,19 @@ class Appender:
             total = totals.setdefault(rule, [0, 0])
             total[0] += 1
             total[1] += size
-            rows.append((sequence, identity, type_id, time_ns, size, publisher, number, data, json))
+            rows.append(
+                (
+                    event.id.sequence,
+                    identity,
+                    type_id,
+                    event.time_ns,
+                    size,
+                    publisher,
+                    number,
+                    data,
+                    json,
+                )
+            )
         at = 0
         for count in _ROWS_AT_ONCE:
             while len(rows) - at >= count:
@@ -170,8 +193,8 @@ class Appender:
             ).fetchone()
         if len(known) >= _MAX_INTERNED:
             known.clear()
-        known[text] = row[0]
-        return int(row[0])
+        known[text] = _fitting(table, row[0])
+        return known[text]
 
     def _intern_keys(self, texts: set[str]) -> dict[str, tuple[int, int]]:
         known = self._keys
@@ -189,6 +212,7 @@ class Appender:
                         "INSERT INTO key (text, rule) VALUES (?, ?) RETURNING id, rule",
                         (text, retention.rule_of(text, self._rules)),
                     ).fetchone()
+                _fitting("key", row[0])
                 known[text] = row
         return known
 
@@ -225,6 +249,7 @@ class Replay:
         self._epoch = epoch
         self._keys: dict[int, str] = {}
         self._types: dict[int, str] = {}
+        self._seldom: set[KeyMatcher] = set()
 
     def read(self, match: KeyMatcher, after: int, until: int) -> Chunk:
         """Events after one sequence, up to another, in a chunk of at most `MAX_CHUNK`.
@@ -244,8 +269,6 @@ class Replay:
             events: list[Event] = []
             if until <= after:
                 until = after
-            elif match.expressions == ("**",):
-                events, until = self._selected(after, until, "")
             else:
                 events, until = self._matching(match, after, until)
             return Chunk(events, until, floor, oldest, following)
@@ -312,75 +335,77 @@ class Replay:
         self._connection.close()
 
     def _matching(self, match: KeyMatcher, after: int, until: int) -> tuple[list[Event], int]:
-        # Which keys there are, SQLite finds out faster than Python; mostly all match, or few.
-        keys, end = self._keys_after(after, until, MAX_CHUNK)
-        wanted = self._wanted(match, keys)
-        if len(wanted) == len(keys):
-            return self._selected(after, end, "")
-        keys, end = self._keys_after(after, until, _SCANNED)
-        wanted = self._wanted(match, keys)
-        if not wanted:
-            return [], end
-        return self._selected(after, end, ",".join(map(str, wanted)))
-
-    def _keys_after(self, after: int, until: int, count: int) -> tuple[set[int], int]:
-        """The keys of so many events after a place, and the place of the last of these."""
-        rows = self._connection.execute(
-            "SELECT key, max(sequence), count(*) FROM (SELECT sequence, key FROM event"
-            " WHERE sequence > ? AND sequence <= ? ORDER BY sequence LIMIT ?) GROUP BY key",
-            (after, until, count),
-        ).fetchall()
-        whole = sum(row[2] for row in rows) < count
-        return {row[0] for row in rows}, until if whole else max(row[1] for row in rows)
-
-    def _wanted(self, match: KeyMatcher, keys: set[int]) -> set[int]:
-        texts, matches = self._texts("key", self._keys, keys), match.matches
-        return {key for key in keys if matches(texts[key])}
-
-    def _selected(self, after: int, end: int, wanted: str) -> tuple[list[Event], int]:
-        """Events of the wanted keys, of all where none are told, and the place up to which."""
+        """Events that match, and the place up to which it looked, which may be before all that."""
         execute = self._connection.execute
-        events, cut = self._events(
-            execute(_SELECT_AMONG, (after, end, f"[{wanted}]", MAX_CHUNK))
-            if wanted
-            else execute(_SELECT, (after, end, MAX_CHUNK))
-        )
-        if events and (cut or len(events) == MAX_CHUNK):
-            end = events[-1].id.sequence
-        return events, end
+        if match in self._seldom:
+            keys, end = self._keys_after(after, until)
+            texts = self._texts("key", self._keys, keys.keys())
+            wanted = [key for key in keys if match.matches(texts[key])]
+            found, every = sum(keys[key] for key in wanted), sum(keys.values())
+            if found * _FEW < every:
+                if not wanted:
+                    return [], end
+                among = f"[{','.join(map(str, wanted))}]"
+                cursor = execute(_SELECT_AMONG, (after, end, among, MAX_CHUNK))
+                return self._events(cursor, match, end)
+            self._seldom.discard(match)
+        return self._events(execute(_SELECT, (after, until, MAX_CHUNK)), match, until)
 
-    def _events(self, cursor: sqlite3.Cursor) -> tuple[list[Event], bool]:
-        """The events of a query's rows, and whether there are more than fit into a chunk."""
+    def _keys_after(self, after: int, until: int) -> tuple[dict[int, int], int]:
+        """How many of the next events each key has, and the place of the last of these."""
+        rows = self._connection.execute(
+            "SELECT key, count(*), max(sequence) FROM (SELECT sequence, key FROM event"
+            " WHERE sequence > ? AND sequence <= ? ORDER BY sequence LIMIT ?) GROUP BY key",
+            (after, until, _SCANNED),
+        ).fetchall()
+        found = {row[0]: row[1] for row in rows}
+        return found, until if sum(found.values()) < _SCANNED else max(row[2] for row in rows)
+
+    def _events(
+        self, cursor: sqlite3.Cursor, match: KeyMatcher, end: int
+    ) -> tuple[list[Event], int]:
+        """Events of a query's rows that match, and the place up to which it looked."""
         epoch = self._epoch
-        keys, types = self._keys, self._types
+        # What a row's key and type are called, and nothing where the key does not match.
+        names: dict[int, tuple[str, str] | None] = {}
         events: list[Event] = []
-        size = 0
+        looked = size = 0
         # Some rows at a time: they are gone before the next ones are made, which is faster.
         while rows := cursor.fetchmany(_ROWS_FETCHED):
-            try:
-                events += [
-                    new(
-                        Event,
-                        (new(EventId, (epoch, sequence)), keys[key], types[type_], data, json, at),
-                    )
-                    for sequence, key, type_, data, json, at in rows
-                ]
-            except KeyError:
-                self._texts("key", keys, {row[1] for row in rows})
-                self._texts("type", types, {row[2] for row in rows})
-                events += [
-                    Event(EventId(epoch, sequence), keys[key], types[type_], data, json, at)
-                    for sequence, key, type_, data, json, at in rows
-                ]
-            size += sum([len(row[3]) + len(row[4]) for row in rows])
-            if size > _CHUNK_BYTES:
-                more = len(rows) == _ROWS_FETCHED
+            while True:
+                try:
+                    events += [
+                        Event(EventId(epoch, sequence), name[0], name[1], data, json, at)
+                        for sequence, kind, data, json, at in rows
+                        if (name := names[kind]) is not None
+                    ]
+                except KeyError:
+                    self._name(names, {row[1] for row in rows} - names.keys(), match)
+                else:
+                    break
+            looked += len(rows)
+            size += sum([len(row[2]) + len(row[3]) for row in rows])
+            few = looked >= _FEW_OF and len(events) * _FEW < looked
+            if few:
+                if len(self._seldom) >= _MAX_REMEMBERED:
+                    self._seldom.clear()
+                self._seldom.add(match)
+            if few or size > _CHUNK_BYTES or looked == MAX_CHUNK:
                 cursor.close()
-                return events, more
-        return events, False
+                return events, rows[-1][0]
+        return events, end
 
-    def _texts(self, table: str, known: dict[int, str], wanted: set[int]) -> dict[int, str]:
-        missing = wanted - known.keys()
+    def _name(
+        self, names: dict[int, tuple[str, str] | None], kinds: set[int], match: KeyMatcher
+    ) -> None:
+        keys = self._texts("key", self._keys, {kind >> _TYPE_BITS for kind in kinds})
+        types = self._texts("type", self._types, {kind & _TYPE_MASK for kind in kinds})
+        for kind in kinds:
+            key = keys[kind >> _TYPE_BITS]
+            names[kind] = (key, types[kind & _TYPE_MASK]) if match.matches(key) else None
+
+    def _texts(self, table: str, known: dict[int, str], wanted: AbstractSet[int]) -> dict[int, str]:
+        missing: AbstractSet[int] = wanted - known.keys()
         if missing:
             if len(known) >= _MAX_INTERNED:
                 known.clear()
@@ -394,6 +419,18 @@ class Replay:
                 ).fetchall()
             )
         return known
+
+
+def _fitting(table: str, identity: int) -> int:
+    """An id of a table, if readers can tell it from others."""
+    most = _MAX_IDS.get(table)
+    if most is not None and identity >= most:
+        raise PlaneError(
+            Code.RESOURCE_EXHAUSTED,
+            f"this log has had {identity} {table}s, and {most - 1} are the most; "
+            "use a new folder for what is published from now on",
+        )
+    return identity
 
 
 @lru_cache

@@ -318,7 +318,7 @@ class Writer:
                 self._reserved = last_ephemeral + _RESERVED_AT_ONCE
             if durable:
                 self._appender.append(durable, publications)
-        except (sqlite3.Error, OSError) as error:
+        except (sqlite3.Error, OSError, PlaneError) as error:
             return self._without_durable(group, error)
         ring[Word.TIME] = time_ns
         ring.append(frame, events[-1].id.sequence, last_ephemeral)
@@ -326,10 +326,12 @@ class Writer:
         return events
 
     def _without_durable(
-        self, group: Sequence[Pending], error: sqlite3.Error | OSError
+        self, group: Sequence[Pending], error: sqlite3.Error | OSError | PlaneError
     ) -> list[Event]:
         """The database refused: say so to those who need it, and serve the others."""
-        if isinstance(error, sqlite3.Error):
+        if isinstance(error, PlaneError):
+            fault = error
+        elif isinstance(error, sqlite3.Error):
             fault = from_sqlite(error, self.path)
         else:
             fault = from_os(error, self.path)

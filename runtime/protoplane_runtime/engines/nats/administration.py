@@ -41,8 +41,8 @@ class Administration:
         """
         stream = self._stream
         await stream.state()
-        subjects = await self._subjects(match)
-        filters = self._filters(match, subjects)
+        subjects, others = await self._subjects(match)
+        filters = self._filters(match, subjects, others=others)
         ends = [await self._message({"last_by_subj": each}) for each in filters]
         starts = [await self._message({"seq": 1, "next_by_subj": each}) for each in filters]
         found = [each for each in starts if each is not None]
@@ -84,22 +84,25 @@ class Administration:
         if end < 1:
             return 0
         count = 0
-        for each in self._filters(match, await self._subjects(match)):
+        subjects, others = await self._subjects(match)
+        for each in self._filters(match, subjects, others=others):
             asked = {"filter": each, "seq": end}
             count += int((await self._ask(f"STREAM.PURGE.{stream.name}", asked))["purged"])
         return count
 
-    def _filters(self, match: KeyMatcher, keys: Iterable[str]) -> Sequence[str]:
+    def _filters(self, match: KeyMatcher, keys: Iterable[str], *, others: bool) -> Sequence[str]:
         durable, expressions = self._stream.durable, match.expressions
-        if len(expressions) == 1 and "**" not in expressions[0].removesuffix("**"):
+        simple = len(expressions) == 1 and "**" not in expressions[0].removesuffix("**")
+        if simple and not others:
             return subjects_of(durable, expressions)
         # NATS has no wildcards that take in just these.
         return [subject_of(durable, key) for key in keys]
 
-    async def _subjects(self, match: KeyMatcher) -> dict[str, int]:
-        """How many events there are of each key."""
+    async def _subjects(self, match: KeyMatcher) -> tuple[dict[str, int], bool]:
+        """How many events there are of each key, and whether NATS takes others for these, too."""
         durable = self._stream.durable
         found: dict[str, int] = {}
+        others = False
         for each in subjects_of(durable, match.expressions):
             offset = 0
             while True:
@@ -110,10 +113,12 @@ class Administration:
                     key = key_of(durable, subject)
                     if match.matches(key):
                         found[key] = count
+                    else:
+                        others = True
                 offset += len(page)
                 if not page or offset >= answer.get("total", 0):
                     break
-        return found
+        return found, others
 
     async def _message(self, asked: dict[str, Any]) -> dict[str, Any] | None:
         try:

@@ -7,6 +7,8 @@ import logging
 from collections import deque
 from collections.abc import Sequence
 
+from msgspec.structs import replace
+
 from protoplane_base import PlaneError
 from protoplane_runtime.engines.interface import Event, EventId
 from protoplane_runtime.engines.keys import KeyMatcher
@@ -217,7 +219,7 @@ class Feed:
             sequence = (self._received << EPHEMERAL_BITS) + 1
         sequence = max(sequence, self.tail.end + 1)
         if sequence != event.id.sequence or event.id.epoch != self._epoch:
-            event = event._replace(id=EventId(self._epoch, sequence))
+            event = replace(event, id=EventId(self._epoch, sequence))
         self.ephemeral = sequence
         self.passing.saw(self._epoch, sequence)
         self.tail.extend((event,))

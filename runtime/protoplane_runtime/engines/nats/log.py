@@ -23,7 +23,7 @@ from protoplane_runtime.engines.interface import (
 from protoplane_runtime.engines.keys import KeyMatcher, check_key, matcher
 from protoplane_runtime.engines.nats import payload
 from protoplane_runtime.engines.nats.administration import Administration
-from protoplane_runtime.engines.nats.connection import Connection
+from protoplane_runtime.engines.nats.connection import Connection, alone
 from protoplane_runtime.engines.nats.feed import Feed
 from protoplane_runtime.engines.nats.passing import Passing
 from protoplane_runtime.engines.nats.payload import EPHEMERAL_BITS
@@ -94,12 +94,7 @@ class NatsLog:
                 be reached or it has no JetStream, FAILED_PRECONDITION where it refuses the
                 settings, RESOURCE_EXHAUSTED where it has no room. Cancelling leaves nothing open.
         """
-        settings = NatsSettings.parse(url)
-        connection = await Connection.open(settings)
-        try:
-            return await cls.on(connection, settings)
-        finally:
-            await connection.close()
+        return await alone(url, cls.on)
 
     @classmethod
     async def on(cls, connection: Connection, settings: NatsSettings) -> Self:

@@ -76,7 +76,7 @@ class Replay:
                 self.place, min(upto, self._feed.began), self._feed.match
             )
             if own:
-                events = sorted([*events, *own])
+                events = sorted([*events, *own], key=lambda event: event.id)
         self.place = max(self.place, upto)
         return events
 
