@@ -23,7 +23,8 @@ class NoComponentError(Exception):
 def load(name: str) -> Component:
     """Find a component by ``module:Name``, looking in the current folder too.
 
-    The name can be left out where the module lists one component, and no other, in ``__all__``.
+    The name can be left out where the module lists one component, and no other, in ``__all__``, or
+    beside others a function that has the module's own name and makes what is to be served.
 
     Raises:
         NoComponentError: There is no such module or name, or it is no component. An error inside
@@ -56,7 +57,12 @@ def load(name: str) -> Component:
 
 def _only(module: Any, name: str) -> Component:
     """The one component of a module."""
-    listed = [getattr(module, each, None) for each in getattr(module, "__all__", ())]
+    names: Sequence[str] = getattr(module, "__all__", ())
+    own = module.__name__.rpartition(".")[2]
+    made = getattr(module, own, None) if own in names else None
+    if inspect.isfunction(made):
+        return cast("Component", made)
+    listed = [getattr(module, each, None) for each in names]
     found = [
         each
         for each in listed

@@ -11,10 +11,15 @@ from protoplane_runtime.engines.discovery import DEFAULT_NAMESPACE, Discovery
 from protoplane_runtime.engines.interface import EventLog
 from protoplane_runtime.engines.objects.interface import ObjectStore
 from protoplane_runtime.engines.state import StateStore
+from protoplane_server.access import Access
 from protoplane_server.publishing import publish
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
+
+
+async def _nobody_to_tell() -> None:
+    """There is no engine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,9 +35,11 @@ class Host:
         metrics: Where to register collectors; ``/metrics`` shows them all.
         discovery: Who is there; ``None`` where the server has no engine.
         namespace: Where this instance is found, and should look for others.
-        metadata: What others are told of this instance by discovery; components add to it until
-            they are entered.
+        metadata: What others are told of this instance by discovery. Components add to it until
+            they are entered, and await `reannounce` where they change it later.
         engine_url: URL of the engine; empty where the server has none.
+        reannounce: Tells others what `metadata` is now; before the instance is announced, and
+            without an engine, it does nothing. Raises PlaneError where the engine is away.
     """
 
     name: str
@@ -44,6 +51,7 @@ class Host:
     namespace: str = DEFAULT_NAMESPACE
     metadata: dict[str, str] = field(default_factory=dict[str, str], hash=False)
     engine_url: str = ""
+    reannounce: Callable[[], Awaitable[None]] = _nobody_to_tell
 
     async def publish(
         self,
@@ -63,6 +71,15 @@ class Hosted(Protocol):
 
     def hosted(self, host: Host) -> None:
         """The server starts: its engine is open, and the component is entered next."""
+        ...
+
+
+@runtime_checkable
+class BringsAccess(Protocol):
+    """A component that says itself who may call, at every door of its server."""
+
+    def who_may_call(self) -> Access | None:
+        """Asked once the component is entered, before the doors open; ``None`` for everybody."""
         ...
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, cast
 
-from protoplane_base import PlaneError, Service
+from protoplane_base import Code, PlaneError, Service
 from protoplane_runtime.engines.discovery import Instance, Registration, instance_name
 from protoplane_runtime.engines.engine import Engine
 from protoplane_runtime.engines.interface import EventLog
@@ -21,10 +21,10 @@ from protoplane_runtime.engines.objects.opening import open_object_store
 from protoplane_runtime.engines.opening import open_engine
 from protoplane_runtime.link.carriers.inprocess import hosted
 from protoplane_runtime.sockets import Address, listen
-from protoplane_server.access import Access
+from protoplane_server.access import TokenAccess
 from protoplane_server.component import Component, instances
 from protoplane_server.dispatcher import Dispatcher
-from protoplane_server.hosting import Endless, Host, Hosted
+from protoplane_server.hosting import BringsAccess, Endless, Host, Hosted
 from protoplane_server.kserve.offering import kserve_services
 from protoplane_server.link_inprocess import InprocessHost
 from protoplane_server.links import Links
@@ -35,6 +35,7 @@ from protoplane_server.planes.reporting import reporting
 from protoplane_server.planes.stats import MetricsPlane, Stats
 
 if TYPE_CHECKING:
+    from protoplane_server.console import Console
     from protoplane_server.grpc_door import GrpcDoor
     from protoplane_server.http import HttpDoor
 
@@ -109,7 +110,7 @@ class Server:
             events=events or self._own_events or MemoryLog(),
             limits=self.options.limits,
             metrics=Metrics(),
-            access=Access(self.options.tokens) if self.options.tokens else None,
+            access=TokenAccess(self.options.tokens) if self.options.tokens else None,
             endless=endless,
         )
         self._stats = metrics.source = Stats(self.name, self.dispatcher)
@@ -198,6 +199,8 @@ class Server:
                 if isinstance(service, contextlib.AbstractAsyncContextManager):
                     entered: contextlib.AbstractAsyncContextManager[Any] = service
                     await self._stack.enter_async_context(entered)
+                if isinstance(service, BringsAccess):
+                    self._guard(service)
             await self._open()
             self._ready = True
             if self._engine is not None:
@@ -228,6 +231,38 @@ class Server:
     async def __aexit__(self, *_: object) -> None:
         await self.stop()
 
+    def _guard(self, component: BringsAccess) -> None:
+        access = component.who_may_call()
+        if access is None:
+            return
+        if self.dispatcher.access is not None:
+            raise PlaneError(
+                Code.FAILED_PRECONDITION,
+                f"{type(component).__name__} says itself who may call, and so does another "
+                "component or the server's tokens; keep one of them",
+            )
+        self.dispatcher.guard(access)
+
+    def _http_protocols(self) -> tuple[str, ...]:
+        if self._http is None:
+            return ()
+        if not self.options.console:
+            return ("sse",)
+        from protoplane_server.console.door import PROTOCOL
+
+        return ("sse", PROTOCOL)
+
+    def _console(self) -> Console:
+        from protoplane_server.console import Console
+
+        options = self.options
+        return Console(
+            self.name,
+            options.namespace,
+            lambda: None if self._engine is None else self._engine.discovery,
+            reports=self._engine is not None and options.stats_interval_s is not None,
+        )
+
     def _host(self) -> Host:
         engine = self._engine
         return Host(
@@ -240,7 +275,12 @@ class Server:
             self.options.namespace,
             self._metadata,
             "" if engine is None else engine.url,
+            self._reannounce,
         )
+
+    async def _reannounce(self) -> None:
+        if self._registration is not None:
+            await self._registration.update(metadata=self._metadata)
 
     async def _open_objects(self) -> ObjectStore:
         if self._ground is not None:
@@ -262,8 +302,9 @@ class Server:
             self.name,
             self.endpoints,
             self.services,
-            metadata=self._metadata,
-            protocols=(*self._protocols, *(("sse",) if self._http is not None else ())),
+            # Components may change theirs; only an update tells others.
+            metadata=dict(self._metadata),
+            protocols=(*self._protocols, *self._http_protocols()),
             namespace=self.options.namespace,
             log=str(self.events.last.epoch),
         )
@@ -302,6 +343,8 @@ class Server:
                 tls=options.tls.ssl_context() if options.tls else None,
                 grace_s=_LAST_BYTES_S,
                 http2=options.http2,
+                cors_origins=options.cors_origins,
+                beside=(self._console(),) if options.console else (),
             )
             listener, address = self._listen(Address.parse(options.http))
             self._http_task = asyncio.create_task(self._run_http(self._http, listener))

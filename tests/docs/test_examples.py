@@ -42,7 +42,7 @@ class Reader:
         self.folder = folder
         self.servers: list[subprocess.Popen[bytes]] = []
         # The pages have the default ports, which another test may be using.
-        self.ports = {port: str(free_port()) for port in ("50051", "8080")}
+        self.ports = {port: str(free_port()) for port in ("50051", "8080", "8081")}
         tools = Path(sys.executable).parent
         self.environment = {
             **os.environ,
@@ -69,6 +69,9 @@ class Reader:
             self._run([sys.executable, "-c", self.python])
 
     def leave(self) -> None:
+        # What a page detached it also ends, unless it failed before.
+        for record in self.folder.glob("*/stack/stack.json"):
+            self._run(["protoplane", "down", "--folder", str(record.parents[1])])
         for server in self.servers:
             server.terminate()
             assert server.wait(30) == 0
@@ -76,11 +79,12 @@ class Reader:
     def _serve(self, command: str) -> None:
         arguments = shlex.split(self._ported(command))
         self.servers.append(subprocess.Popen(arguments, cwd=self.folder, env=self.environment))
+        port = self.ports[match[1] if (match := re.search(r"--http (\d+)", command)) else "8080"]
         until = time.monotonic() + 30
         while time.monotonic() < until:
             with (
                 contextlib.suppress(OSError),
-                urlopen(f"http://127.0.0.1:{self.ports['8080']}/readyz", timeout=5),
+                urlopen(f"http://127.0.0.1:{port}/readyz", timeout=5),
             ):
                 return
             time.sleep(0.1)
@@ -99,6 +103,7 @@ class Reader:
                 self.missing.append(tool)
                 continue
             output = self._run(shlex.split(self._ported(command)))
+            expected = self._ported(expected)
             assert output == expected, f"{command!r} printed {output!r}, the page says {expected!r}"
 
     def _run(self, command: list[str]) -> str:
@@ -141,6 +146,10 @@ def free_port() -> int:
         "docs/kserve",
         "docs/agents",
         "docs/registry",
+        "docs/orchestrator",
+        "docs/gateway",
+        "docs/stack",
+        "docs/console",
     ],
 )
 def test_every_example_of_a_page_works(page: str, tmp_path: Path) -> None:

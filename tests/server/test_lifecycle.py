@@ -20,6 +20,7 @@ from tests.server.plain_channel import PlainChannel
 
 from forge.captioner.v1 import CaptionerService
 from protoplane_components.captioner import Captioner
+from protoplane_components.orchestrator import orchestrator
 from protoplane_runtime.engines.memory import MemoryLog
 from protoplane_server import NoComponentError, Options, Server, load
 from protoplane_server.component import instances
@@ -173,6 +174,8 @@ async def test_loading_by_name() -> None:
     assert load("tests.parts:Parts") is Parts
     assert load("forge.captioner.v1:CaptionerService") is CaptionerService
     assert load("protoplane_components.captioner") is Captioner
+    # What is served together a function of the module's name makes.
+    assert load("protoplane_components.orchestrator") is orchestrator
 
 
 @pytest.mark.parametrize(

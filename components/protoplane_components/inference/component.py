@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, aclosing
@@ -30,6 +31,7 @@ from protoplane.inference.v1 import (
     UnloadModelResponse,
 )
 from protoplane_base import Code, PlaneError
+from protoplane_components.inference.announcing import announce, capacity_of, loaded
 from protoplane_components.inference.conversion import (
     model_of,
     prompt_of,
@@ -60,6 +62,8 @@ from protoplane_server.backends.interface import (
 )
 from protoplane_server.backends.opening import open_backend
 
+_log = logging.getLogger("protoplane.inference")
+
 MODELS = "PROTOPLANE_MODELS"
 """The environment variable that names the folder of model files."""
 
@@ -73,6 +77,8 @@ class Inference(InferenceService):
         models: Folder with model files; by default ``$PROTOPLANE_MODELS``.
         batching: How `Infer` gathers requests, for backends that gain from it; ``None`` for not
             at all.
+        capacity: Most requests that an orchestrator is to give it at a time; by default
+            ``$PROTOPLANE_INFERENCE_CAPACITY``, else 64. Who calls it directly may ask for more.
     """
 
     def __init__(
@@ -81,6 +87,7 @@ class Inference(InferenceService):
         *,
         models: Path | None = None,
         batching: BatcherOptions | None = BatcherOptions(),  # noqa: B008  # frozen
+        capacity: int | None = None,
     ) -> None:
         opened = open_backend(backend) if backend is None or isinstance(backend, str) else backend
         self._opened: Backend = opened
@@ -88,6 +95,7 @@ class Inference(InferenceService):
         self._backend: Backend = self._batched or opened
         named = os.environ.get(MODELS)
         self._folder = models or (Path(named) if named else None)
+        self._capacity = capacity_of(os.environ) if capacity is None else capacity
         self._host: Host | None = None
         self._board: ModelStatusBoard | None = None
         self._files: ModelFiles | None = None
@@ -113,6 +121,8 @@ class Inference(InferenceService):
         kept = Path(self._stack.enter_context(TemporaryDirectory(prefix="protoplane-models-")))
         opens = open_object_store if self._host is None else self._host.open_objects
         self._files = ModelFiles(self._folder, opens, kept)
+        if self._board is not None:
+            self._stack.push_async_callback(self._board.close)
         try:
             self._stack.push_async_callback(self._backend.stop)
             await self._backend.start()
@@ -120,6 +130,10 @@ class Inference(InferenceService):
             for model in await self._backend.list():
                 if model.state is ModelState.LOADED:
                     await self._tell(model.name, ModelState.LOADED, version=model.version)
+            await self._announce()
+            if self._host is not None:
+                announcing = asyncio.create_task(self._keep_announcing())
+                self._stack.push_async_callback(_end, announcing)
         except BaseException:
             await self._stack.aclose()
             raise
@@ -272,6 +286,7 @@ class Inference(InferenceService):
                 raise
             self._failed.pop(name, None)
             await self._tell(name, ModelState.LOADED, version=metadata.version)
+            await self._announce()
         return metadata
 
     async def unload(self, model: str) -> None:
@@ -291,6 +306,24 @@ class Inference(InferenceService):
                 raise
             self._failed.pop(name, None)
             await self._tell(name, ModelState.UNLOADED, version=before.version)
+            await self._announce()
+
+    async def _announce(self) -> None:
+        """Tell discovery which models are loaded now; an engine that is away changes nothing."""
+        if self._host is None:
+            return
+        try:
+            models = loaded(model_of(model) for model in await self._backend.list())
+            self._host.metadata.update(announce(models, self._capacity))
+            await self._host.reannounce()
+        except PlaneError as error:
+            _log.warning("nobody is told which models are loaded: %s", error.message)
+
+    async def _keep_announcing(self) -> None:
+        # The models of a server behind a backend come and go without us.
+        while True:
+            await asyncio.sleep(_ANNOUNCE_S)
+            await self._announce()
 
     async def _first(self, capability: Capability) -> str:
         for model in await self._backend.list():
@@ -308,6 +341,7 @@ class Inference(InferenceService):
             await self._tell(name, ModelState.LOADED)
         elif name in self._failed or len(self._failed) < _MAX_FAILED:
             self._failed[name] = reason
+        await self._announce()
 
     def _with_failure(self, model: ModelMetadata) -> ModelMetadata:
         reason = self._failed.get(model.name)
@@ -324,6 +358,14 @@ class Inference(InferenceService):
 
 _MAX_FAILED = 1000
 """Most models that could not be loaded and are remembered."""
+
+_ANNOUNCE_S = 10.0
+"""Seconds between two looks at which models are loaded."""
+
+
+async def _end(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.wait([task])
 
 
 def _named(model: str) -> str:

@@ -8,6 +8,7 @@ from urllib.parse import quote
 from protoplane.inference.v1 import ModelStatusChanged
 from protoplane_base import PlaneError, Timestamp
 from protoplane_components.inference.conversion import state_of
+from protoplane_runtime.engines.state_lease import StateLease
 from protoplane_server import Host
 from protoplane_server.backends.interface import ModelState
 
@@ -19,7 +20,8 @@ class ModelStatusBoard:
 
     The key is ``<component>/models/<name>``; instances of one component share it, and the value
     says which of them was the last to change. Beside it, ``<instance>/models/<name>`` has on the
-    state plane what this instance has, for as long as it has it.
+    state plane what this instance has, for as long as it has it; that of one that was killed goes
+    after a minute.
 
     Args:
         host: The server.
@@ -28,6 +30,7 @@ class ModelStatusBoard:
     def __init__(self, host: Host) -> None:
         self._host = host
         self._component = host.name.rpartition("/")[0]
+        self._own = None if host.state is None else StateLease(host.state)
 
     def key(self, model: str) -> str:
         """The key of a model; characters that a key cannot have are percent-encoded."""
@@ -61,14 +64,19 @@ class ModelStatusBoard:
             instance=self._host.name,
             changed_at=Timestamp.now(),
         )
-        if self._host.state is not None:
+        if self._host.state is not None and self._own is not None:
             try:
                 value = changed.model_dump_json().encode()
                 await self._host.state.put(self.key(model), value)
                 if state is ModelState.UNLOADED:
-                    await self._host.state.delete(self._own_key(model))
+                    await self._own.delete(self._own_key(model))
                 else:
-                    await self._host.state.put(self._own_key(model), value)
+                    await self._own.put(self._own_key(model), value)
             except PlaneError as error:
                 _log.warning("nobody will find that %s is %s: %s", model, state, error.message)
         return changed
+
+    async def close(self) -> None:
+        """Take back what this instance says of itself; the component's keys stay."""
+        if self._own is not None:
+            await self._own.close()

@@ -56,6 +56,14 @@ class Place(click.ParamType[str]):
 @click.option("--http-only", is_flag=True, help="Open the HTTP door alone.")
 @click.option("--http2", is_flag=True, help="Speak HTTP/2 at the HTTP door too (extra http2).")
 @click.option(
+    "--cors-origin",
+    "cors_origins",
+    metavar="ORIGIN",
+    multiple=True,
+    help="Origin whose pages in a browser may call the HTTP door, https://example.org for example; "
+    "again for more, * for all.",
+)
+@click.option(
     "--link",
     "links",
     metavar="ADDRESS|@FILE",
@@ -98,6 +106,12 @@ class Place(click.ParamType[str]):
     metavar="URL",
     help="Object store of --planes: memory:, local:[FOLDER], file:///FOLDER, s3://BUCKET, …  "
     "[default: beside the engine]",
+)
+@click.option(
+    "--console/--no-console",
+    default=True,
+    show_default=True,
+    help="A page for people at /console of the HTTP door.",
 )
 @click.option(
     "--stats-interval",
@@ -143,6 +157,7 @@ def serve(
     http: str,
     http_only: bool,
     http2: bool,
+    cors_origins: tuple[str, ...],
     links: tuple[str, ...],
     no_link: bool,
     name: str | None,
@@ -151,6 +166,7 @@ def serve(
     namespace: str,
     planes: bool,
     objects: str | None,
+    console: bool,
     stats_interval_s: float,
     host: str,
     workers: int,
@@ -163,8 +179,9 @@ def serve(
 ) -> None:
     """Serve the components at MODULE:CLASS until Ctrl-C or SIGTERM, then drain.
 
-    The class can be left out where the module has one component only. Modules are looked for in the
-    current folder and in its folder "generated" too.
+    The class can be left out where the module has one component only, or a function of its own name
+    that makes what is to be served. Modules are looked for in the current folder and in its folder
+    "generated" too.
     """
     if not components and not planes:
         raise click.UsageError(
@@ -212,12 +229,14 @@ def serve(
                 grpc=None if http_only else _at(host, grpc),
                 http=_at(host, http),
                 http2=http2,
+                cors_origins=cors_origins,
                 link=link,
                 engine=engine,
                 namespace=namespace,
                 name=name,
                 planes=planes,
                 objects=objects,
+                console=console,
                 stats_interval_s=stats_interval_s or None,
                 tokens=tokens,
                 grace_s=grace_s,
