@@ -153,6 +153,11 @@ class Context(Protocol):
         """Who calls, as far as the door can tell; for logs."""
         ...
 
+    @property
+    def identity(self) -> str:
+        """Who calls, as a token or a certificate proved it; empty where nothing did."""
+        ...
+
     def time_remaining_s(self) -> float | None:
         """Seconds until the deadline, never below zero; ``None`` where there is none."""
         ...

@@ -5,6 +5,7 @@ Source: RFC 6750, section 2.1.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from hashlib import sha256
 
@@ -14,7 +15,32 @@ AUTHORIZATION = "authorization"
 """Metadata, and HTTP header, that carries a token: ``Bearer <token>``."""
 
 
-class Access:
+class Access(ABC):
+    """Tells who has a token; a component may bring its own, see `BringsAccess`."""
+
+    @abstractmethod
+    def identity(self, token: str) -> str:
+        """Who has a token, never empty.
+
+        It is asked on the event loop for each call over gRPC and HTTP, and once for each link.
+
+        Args:
+            token: What the caller sent; empty where that was nothing.
+
+        Raises:
+            PlaneError: UNAUTHENTICATED where nobody has it.
+        """
+
+    def caller(self, metadata: Metadata) -> str:
+        """Who makes a call, by the metadata ``authorization``.
+
+        Raises:
+            PlaneError: UNAUTHENTICATED where it holds no token that is known.
+        """
+        return self.identity(bearer_token(metadata))
+
+
+class TokenAccess(Access):
     """Knows the tokens that open a component.
 
     Args:
@@ -31,11 +57,7 @@ class Access:
         self._identities = {_digest(token): identity for token, identity in tokens.items()}
 
     def identity(self, token: str) -> str:
-        """Who has a token.
-
-        Raises:
-            PlaneError: UNAUTHENTICATED where it is none of them.
-        """
+        """Who has a token; see `Access`."""
         identity = self._identities.get(_digest(token))
         if identity is None:
             what = "the bearer token is not known here" if token else "a bearer token is needed"
@@ -44,15 +66,12 @@ class Access:
             )
         return identity
 
-    def caller(self, metadata: Metadata) -> str:
-        """Who makes a call, by the metadata ``authorization``.
 
-        Raises:
-            PlaneError: UNAUTHENTICATED where it holds no token that is known.
-        """
-        given = metadata.get(AUTHORIZATION, "")
-        scheme, _, token = (given if isinstance(given, str) else "").partition(" ")
-        return self.identity(token.strip() if scheme.lower() == "bearer" else "")
+def bearer_token(metadata: Metadata) -> str:
+    """The token of ``authorization: Bearer …``; empty where there is none."""
+    given = metadata.get(AUTHORIZATION, "")
+    scheme, _, token = (given if isinstance(given, str) else "").partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else ""
 
 
 def _digest(token: str) -> bytes:

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 REQUEST_ID = "x-request-id"
 """Metadata by which a caller names its call."""
 
+REQUEST_IDS = re.compile(r"[!-~]{1,200}")
+"""Request ids that are taken over from callers: those that headers and logs can carry on."""
+
 _NAME = re.compile(r"[0-9a-z_.-]+")
 
 
@@ -87,7 +90,8 @@ class CallContext:
         self.late = False
         self.worker: asyncio.Task[Any] | None = None
         self._events = events
-        self._request_id = info.request_id
+        given = info.request_id
+        self._request_id = given if given and REQUEST_IDS.fullmatch(given) else ""
         timeout_s = info.timeout_s
         if max_timeout_s is not None and (timeout_s is None or timeout_s > max_timeout_s):
             timeout_s = max_timeout_s
@@ -98,7 +102,8 @@ class CallContext:
         """Identifier of the call: what the caller gave, else one made for it."""
         if not self._request_id:
             given = self.info.metadata.get(REQUEST_ID)
-            self._request_id = given if given and isinstance(given, str) else uuid.uuid4().hex
+            taken = isinstance(given, str) and REQUEST_IDS.fullmatch(given)
+            self._request_id = str(given) if taken else uuid.uuid4().hex
         return self._request_id
 
     @property
@@ -115,6 +120,11 @@ class CallContext:
     def peer(self) -> str:
         """Who calls, as far as the door can tell; for logs."""
         return self.info.peer
+
+    @property
+    def identity(self) -> str:
+        """Who calls, as a token or a certificate proved it; empty where nothing did."""
+        return self.info.identity
 
     def time_remaining_s(self) -> float | None:
         """Seconds until the deadline, never below zero; ``None`` where there is none."""

@@ -114,6 +114,11 @@ class Dispatcher:
         self._drained: asyncio.Event | None = None
         self._bounded = access is not None or limits.max_concurrent_calls is not None
 
+    def guard(self, access: Access) -> None:
+        """Let only those in who it knows, from now on."""
+        self.access = access
+        self._bounded = True
+
     @property
     def draining(self) -> bool:
         """Whether new calls are refused because the server is going away."""

@@ -21,6 +21,8 @@ class Options:
         http: Where HTTP listens, in the same forms.
         http2: Whether HTTP/2 is spoken at the HTTP door too, so that a browser may have more than
             six event streams; needs the extra ``http2``, and TLS where browsers are to use it.
+        cors_origins: Origins whose pages in a browser may call the HTTP door,
+            ``https://example.org`` for example; ``*`` for all.
         link: Where links are taken, for example ``link+tcp://127.0.0.1:0`` or
             ``link+unix:/run/x.sock``; see `protoplane_runtime.link.carriers.opening`. Links over
             gRPC and HTTP come in through those doors.
@@ -41,6 +43,7 @@ class Options:
             on one in the memory of this process.
         kserve: Whether a component that serves models answers KServe's v2 protocol too, at the gRPC
             and HTTP doors; see `protoplane_server.kserve.models.ServesModels`.
+        console: Whether the HTTP door has the console, a page for people at ``/console``.
         objects: URL of the object store of the planes, see
             `protoplane_runtime.engines.objects.opening.open_object_store`; by default the one that
             goes with the engine.
@@ -57,6 +60,7 @@ class Options:
     grpc: str | int | None = "127.0.0.1:50051"
     http: str | int | None = "127.0.0.1:8080"
     http2: bool = False
+    cors_origins: tuple[str, ...] = ()
     link: tuple[str, ...] = ()
     inproc: str | None = None
     pick_free_port: bool = False
@@ -69,6 +73,7 @@ class Options:
     name: str | None = None
     planes: bool = False
     kserve: bool = True
+    console: bool = True
     objects: str | None = None
     stats_interval_s: float | None = 5.0
     gzip: bool = False
@@ -85,6 +90,7 @@ class OptionFields(TypedDict, total=False):
     grpc: str | int | None
     http: str | int | None
     http2: bool
+    cors_origins: tuple[str, ...]
     link: tuple[str, ...]
     inproc: str | None
     pick_free_port: bool
@@ -97,6 +103,7 @@ class OptionFields(TypedDict, total=False):
     name: str | None
     planes: bool
     kserve: bool
+    console: bool
     objects: str | None
     stats_interval_s: float | None
     gzip: bool

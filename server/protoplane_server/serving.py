@@ -29,6 +29,7 @@ def serve(
     workers: int = 1,
     on_ready: OnReady | None = None,
     links: ReadLinks | None = None,
+    lifeline: int | None = None,
     **options: Unpack[OptionFields],
 ) -> None:
     """Serve components until SIGTERM or SIGINT, drain, and return.
@@ -45,11 +46,14 @@ def serve(
         links: Asked at SIGHUP for the addresses where links are taken from then on. Who is
             connected goes on at the new ones; where one of them does not do, nothing changes and
             the log says why. For a single process; without it SIGHUP ends the process.
+        lifeline: File descriptor, such as the reading end of a pipe that a parent process holds the
+            other end of. At its end the server drains and stops, so nobody outlives who started
+            it; and SIGINT is left to the parent. For a single process.
         **options: See `Options`. Without ``engine``, it is that of ``$PROTOPLANE_ENGINE``,
             where that is set.
 
     Raises:
-        ValueError: There are several workers, and ``links``.
+        ValueError: There are several workers, and ``links`` or ``lifeline``.
         SystemExit: With code 1 when the server could not start.
     """
     if not logging.getLogger().handlers:
@@ -59,6 +63,8 @@ def serve(
         logging.getLogger("uvicorn").setLevel(logging.WARNING)
     if links is not None and workers > 1:
         raise ValueError("links can change in one process only, not in several workers")
+    if lifeline is not None and workers > 1:
+        raise ValueError("a lifeline is for one process; several workers have one of their own")
     ready = on_ready or announce
     options.setdefault("engine", os.environ.get(VARIABLE) or None)
     try:
@@ -68,7 +74,7 @@ def serve(
             if code:
                 raise SystemExit(code)
         else:
-            run(_serve(components, chosen, ready, None, links))
+            run(_serve(components, chosen, ready, lifeline, links))
     except StartError as error:
         print(f"protoplane: {error}", file=sys.stderr)
         raise SystemExit(1) from error

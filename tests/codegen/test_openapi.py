@@ -432,6 +432,19 @@ def test_custom_verbs(compile_api: CompileApi) -> None:
     assert "Any HTTP method" in paths["/any"]["get"]["description"]
 
 
+def test_a_path_of_two_rpcs(compile_api: CompileApi) -> None:
+    rule = 'option (google.api.http) = { post: "/x" body: "*" };'
+    rpcs = f"rpc Whole(X) returns (Y) {{ {rule} }} rpc Parts(X) returns (stream Z) {{ {rule} }}"
+    messages = "message X {} message Y {} message Z {}"
+    [post] = render(compile_api(service(rpcs, messages)), "acme.store.v1")["paths"]["/x"].values()
+    assert post["operationId"] == "S_Whole"
+    assert post["responses"]["200"]["content"].keys() == {"application/json", "text/event-stream"}
+    # What takes another request is another operation.
+    api = compile_api(service(rpcs.replace("Parts(X)", "Parts(Y)"), messages))
+    with pytest.raises(SchemaError, match="is bound to S_Whole already"):
+        render_openapi(api, "acme.store.v1")
+
+
 @pytest.mark.parametrize(
     ("rule", "says"),
     [

@@ -104,6 +104,24 @@ def test_signals_end_it_with_zero(number: int, tmp_path: Path, programs: list[Pr
     assert "event log of its own" not in program.text()
 
 
+def test_the_end_of_its_lifeline_ends_it(tmp_path: Path, programs: list[Program]) -> None:
+    line = tmp_path / "line"
+    os.mkfifo(line)
+    held = os.open(line, os.O_RDWR)
+    opened = f"os.open({str(line)!r}, os.O_RDONLY)"
+    program = Program(
+        f"import os; serve(Component, grpc=None, http=0, lifeline={opened})", tmp_path
+    )
+    programs.append(program)
+    url = program.url()
+    # Ctrl-C is for who holds the line.
+    program.signal(signal.SIGINT)
+    assert call(url).status_code == 200
+    os.close(held)
+    assert program.exit_code() == 0
+    assert "Traceback" not in program.text()
+
+
 def test_the_environment_names_the_engine(
     tmp_path: Path, programs: list[Program], monkeypatch: pytest.MonkeyPatch
 ) -> None:

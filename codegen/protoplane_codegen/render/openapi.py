@@ -204,10 +204,16 @@ class _Paths:
     def add(self, path: PathTemplate, verb: str, method: Method, operation: dict[str, Any]) -> None:
         """Add an operation.
 
+        A unary rpc and one that streams its answer may share a path, where they take the same:
+        ``accept`` chooses. They are one operation, that of the first, with both contents.
+
         Raises:
             SchemaError: There is one already.
         """
         item = self.items.setdefault(path.renamed(self.names(path)), {})
+        if verb in item and _twins(item[verb], operation):
+            item[verb]["responses"]["200"]["content"].update(operation["responses"]["200"]["content"])
+            return
         if verb in item:
             raise SchemaError(
                 method.location,
@@ -215,6 +221,13 @@ class _Paths:
                 "give one of them another path",
             )
         item[verb] = operation
+
+
+def _twins(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Whether two operations take the same and answer in different media types."""
+    same = all(one.get(part) == other.get(part) for part in ("parameters", "requestBody"))
+    contents = [each["responses"]["200"]["content"].keys() for each in (one, other)]
+    return same and contents[0].isdisjoint(contents[1])
 
 
 def _tag(service: Service) -> dict[str, Any]:

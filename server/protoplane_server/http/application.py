@@ -13,8 +13,9 @@ from typing import Any
 from protoplane_base import Code, MethodKind, MethodSpec, PlaneError
 from protoplane_base.services import ServiceSpec
 from protoplane_runtime.link.carriers.interface import Started
-from protoplane_server.http.asgi import Exchange, Headers, Receive, Scope, Send
+from protoplane_server.http.asgi import Exchange, Receive, Scope, Send
 from protoplane_server.http.beside import Beside
+from protoplane_server.http.body import close_unread
 from protoplane_server.http.connect import get_unary, post_unary
 from protoplane_server.http.connect_stream import ConnectStream
 from protoplane_server.http.departure import Disconnected
@@ -144,7 +145,7 @@ class Application:
         if self._links is not None and self._links.serves(path):
             return self._links.serve(exchange)
         raw_path = scope["raw_path"].decode("latin-1")
-        found = self._routes.find(verb, raw_path)
+        found = self._routes.find(verb, raw_path, exchange.headers.get(b"accept"))
         if found is not None:
             route, values = found
             return route.serve(exchange, self._state, values)
@@ -200,10 +201,7 @@ async def _fail(exchange: Exchange, error: PlaneError) -> None:
     if error_status(error) == 405 and exchange.scope["method"] == "HEAD":
         await exchange.answer(405, [], b"")
         return
-    headers = exchange.headers
-    unread = b"transfer-encoding" in headers or int(headers.get(b"content-length", b"0")) > 1 << 16
-    # Rather than read a large body only to drop it, the connection ends with the answer.
-    close: Headers = [(b"connection", b"close")] if unread else []
+    close = close_unread(exchange)
     if isinstance(error, HttpError) and (b"connection", b"close") in error.headers:
         close = []
     await answer_error(exchange, error, close)

@@ -14,6 +14,9 @@ App: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 Headers: TypeAlias = list[tuple[bytes, bytes]]
 
 
+WHOLE = "protoplane.whole"
+"""Says in the head of a response that all of its body comes right behind it."""
+
 _KEPT = ("type", "method", "client", "http_version", "protoplane.transport")
 """What of a scope the server and an `Exchange` need until the response ends."""
 
@@ -124,11 +127,14 @@ class Exchange:
         """Send a whole response."""
         self.started = True
         headers.append((b"content-length", b"%d" % len(body)))
-        await self._head(status, headers)
+        await self._head(status, headers, whole=True)
         await self._send({"type": "http.response.body", "body": body})
 
-    async def _head(self, status: int, headers: Headers) -> None:
+    async def _head(self, status: int, headers: Headers, *, whole: bool = False) -> None:
         if self.scope.get("http_version") == "2":
             # There it is an error (RFC 9113, section 8.2.2).
             headers = [each for each in headers if each[0] != b"connection"]
-        await self._send({"type": "http.response.start", "status": status, "headers": headers})
+        head: Message = {"type": "http.response.start", "status": status, "headers": headers}
+        if whole:
+            head[WHOLE] = True
+        await self._send(head)

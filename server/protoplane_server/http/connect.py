@@ -40,7 +40,11 @@ async def post_unary(
             Code.INVALID_ARGUMENT,
             f"connect-protocol-version is {version.decode('latin-1')!r}; only 1 is known",
         )
-    request = decode(method, await read_body(exchange, state), json=content_type == JSON)
+    data = await read_body(exchange, state)
+    if content_type == JSON:
+        request = state.reading.read(method, data)
+    else:
+        request = decode(method, data, json=False)
     await _call(exchange, state, method, request, content_type)
 
 

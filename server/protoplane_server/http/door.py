@@ -7,7 +7,7 @@ import contextlib
 import logging
 import socket
 import ssl
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import uvicorn
@@ -17,7 +17,9 @@ from protoplane_server.dispatcher import Dispatcher
 from protoplane_server.http.application import Application
 from protoplane_server.http.asgi import App
 from protoplane_server.http.beside import BringsRoutes
+from protoplane_server.http.cors import Cors
 from protoplane_server.http.guard import HEADER_TIMEOUT_S, GuardedProtocol
+from protoplane_server.http.reading import Reading
 from protoplane_server.http.state import DoorState
 
 if TYPE_CHECKING:
@@ -42,6 +44,8 @@ class HttpDoor:
         link: Takes on the links that come in here; ``None`` takes none.
         http2: Whether HTTP/2 is spoken as well; that needs the extra ``http2``, costs each call
             some time, and leaves out ``header_timeout_s``.
+        cors_origins: Origins whose pages may call, ``*`` for all; see `Cors`.
+        beside: Brings further paths, which come after those of all services.
 
     Attributes:
         app: The ASGI application; another server can run it, but then without the bound on the
@@ -61,6 +65,8 @@ class HttpDoor:
         retry_ms: int = 1000,
         link: Started | None = None,
         http2: bool = False,
+        cors_origins: Sequence[str] = (),
+        beside: Sequence[BringsRoutes] = (),
     ) -> None:
         self._state = DoorState(
             dispatcher=dispatcher,
@@ -68,6 +74,7 @@ class HttpDoor:
             body_timeout_s=body_timeout_s,
             keep_alive_s=keep_alive_s,
             retry_ms=retry_ms,
+            reading=Reading(dispatcher.services),
         )
         self._grace_s = grace_s
         self._header_timeout_s = header_timeout_s
@@ -76,12 +83,10 @@ class HttpDoor:
         self._server: _Server | Http2Server | None = None
         self._http2 = http2
         specs = [service.spec for service in dispatcher.services]
-        beside = [
-            service.http_routes(self._state)
-            for service in dispatcher.services
-            if isinstance(service, BringsRoutes)
-        ]
-        self.app: App = Application(self._state, specs, link, beside)
+        bringing = [each for each in dispatcher.services if isinstance(each, BringsRoutes)]
+        paths = [each.http_routes(self._state) for each in (*bringing, *beside)]
+        application = Application(self._state, specs, link, paths)
+        self.app: App = Cors(application, cors_origins) if cors_origins else application
 
     async def run(self, sockets: list[socket.socket]) -> None:
         """Serve on bound sockets until `stop`, then close them.

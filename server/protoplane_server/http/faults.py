@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 from collections.abc import Sequence
 from typing import Any
 
 from google.protobuf import json_format
+from google.rpc.error_details_pb2 import RetryInfo
 
 from protoplane_base import Code, PlaneError
 from protoplane_server.errors import to_status
@@ -67,9 +69,24 @@ def error_status(error: PlaneError) -> int:
     return error.status if isinstance(error, HttpError) else error.code.http_status
 
 
+def retry_headers(error: PlaneError) -> Headers:
+    """``retry-after`` in whole seconds, where a ``google.rpc.RetryInfo`` says when to try again."""
+    for detail in error.details:
+        if isinstance(detail, RetryInfo):
+            return [(b"retry-after", b"%d" % max(1, math.ceil(delay_s(detail))))]
+    return []
+
+
+def delay_s(hint: RetryInfo) -> float:
+    """How long a hint says to wait, in seconds."""
+    return float(hint.retry_delay.seconds + hint.retry_delay.nanos / 1e9)
+
+
 async def answer_error(exchange: Exchange, error: PlaneError, extra: Headers | None = None) -> None:
     """Answer with an error, its body JSON whatever the request was in."""
     headers: Headers = [(b"content-type", b"application/json"), *(extra or ())]
+    if error.details:
+        headers.extend(retry_headers(error))
     if isinstance(error, HttpError):
         headers.extend(error.headers)
     await exchange.answer(error_status(error), headers, error_json(error))

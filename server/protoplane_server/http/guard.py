@@ -19,6 +19,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from uvicorn.server import ServerState
 
 from protoplane_runtime.link.carriers.stream import common_name
+from protoplane_server.http.asgi import WHOLE, Message
 
 HEADER_TIMEOUT_S = 10.0
 """Longest that the head of a request may take to arrive, from the first byte of it, or from the
@@ -89,6 +90,7 @@ class GuardedProtocol(HttpToolsProtocol):
         super().on_headers_complete()
         # Its task has not begun, so nobody has it yet.
         self.cycle.message_event = _Event()
+        self.cycle.__class__ = _Cycle
 
     def data_received(self, data: bytes) -> None:
         """Take the next bytes of the connection."""
@@ -133,6 +135,48 @@ class GuardedProtocol(HttpToolsProtocol):
                     % (status, len(reason), reason)
                 )
         self.transport.close()
+
+
+class _Cycle(RequestResponseCycle):
+    """Sends the head of a response with its body where both are there: one write takes half."""
+
+    async def send(self, message: Message) -> None:  # type: ignore[override]
+        if WHOLE in message:
+            self.transport = cast("asyncio.Transport", _Held(self.transport))
+        await super().send(cast("Any", message))
+        held = cast("object", self.transport)
+        if isinstance(held, _Held) and WHOLE not in message:
+            self.transport = held.release()
+
+
+class _Held:
+    """A transport that holds the first that is written until there is more."""
+
+    __slots__ = ("_first", "_transport")
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self._first: bytes | None = None
+
+    def write(self, data: bytes) -> None:
+        if self._first is None:
+            self._first = data
+        else:
+            first, self._first = self._first, b""
+            self._transport.write(first + data)
+
+    def release(self) -> asyncio.Transport:
+        """Write what is held; gives the transport back."""
+        if self._first:
+            self._transport.write(self._first)
+            self._first = b""
+        return self._transport
+
+    def is_closing(self) -> bool:
+        return self._transport.is_closing()
+
+    def close(self) -> None:
+        self.release().close()
 
 
 class _Event(asyncio.Event):

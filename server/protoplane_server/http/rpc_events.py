@@ -19,7 +19,7 @@ from protoplane_server.http.departure import Departure, disconnection
 from protoplane_server.http.event_stream import EventStream
 from protoplane_server.http.faults import answer_error, error_json
 from protoplane_server.http.messages import JSON, PROTO, decode, encode
-from protoplane_server.http.metadata import connect_timeout_s, header_text
+from protoplane_server.http.metadata import connect_timeout_s, header_text, metadata_headers
 from protoplane_server.http.parameters import descriptor_of, fill
 from protoplane_server.http.sse import sse_event, sse_retry
 from protoplane_server.http.state import DoorState
@@ -62,11 +62,15 @@ async def serve_events(
     The head of the response leaves with the first message, or when there has been none for a
     while. A call that fails before that is answered with the status of its error.
     """
-    stream = EventStream(
-        exchange, state.rounds, state.keep_alive_s, stall_s=state.dispatcher.limits.stall_s
-    )
     context = state.dispatcher.begin(
         method, state.call_info(exchange, connect_timeout_s(exchange.headers))
+    )
+    stream = EventStream(
+        exchange,
+        state.rounds,
+        state.keep_alive_s,
+        stall_s=state.dispatcher.limits.stall_s,
+        headers=[(b"x-request-id", context.request_id.encode())],
     )
     departure = Departure(state, disconnection(exchange.receive), at_once=True)
     try:
@@ -77,7 +81,7 @@ async def serve_events(
                     await stream.write(sse_event(data.decode()))
     except PlaneError as error:
         if not exchange.started:
-            await answer_error(exchange, error)
+            await answer_error(exchange, error, metadata_headers(context.trailers))
             return
         last = sse_event(error_json(error).decode(), event="error")
         if state.closing.is_set():

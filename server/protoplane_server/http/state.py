@@ -10,6 +10,7 @@ from protoplane_server.context import CallInfo
 from protoplane_server.dispatcher import Dispatcher
 from protoplane_server.http.asgi import Exchange
 from protoplane_server.http.metadata import RequestMetadata
+from protoplane_server.http.reading import Reading
 from protoplane_server.http.rounds import Rounds
 
 
@@ -27,6 +28,7 @@ class DoorState:
         calls: Tasks that serve a call now.
         streams: Tasks that serve a subscriber now.
         rounds: Look after event streams.
+        reading: Reads requests from JSON.
     """
 
     dispatcher: Dispatcher
@@ -38,6 +40,7 @@ class DoorState:
     calls: set[asyncio.Task[object]] = field(default_factory=set[asyncio.Task[object]])
     streams: set[asyncio.Task[object]] = field(default_factory=set[asyncio.Task[object]])
     rounds: Rounds = field(default_factory=Rounds)
+    reading: Reading = field(default_factory=Reading)
 
     @property
     def max_bytes(self) -> int:
@@ -52,5 +55,5 @@ class DoorState:
             peer=exchange.peer,
             metadata=RequestMetadata(exchange.scope["headers"]),
             timeout_s=timeout_s,
-            request_id=request_id.decode("latin-1") if request_id else "",
+            request_id=request_id.decode() if request_id and request_id.isascii() else "",
         )

@@ -18,6 +18,7 @@ from protoplane_server.http.messages import JSON, decode, encode
 from protoplane_server.http.metadata import connect_timeout_s, metadata_headers
 from protoplane_server.http.parameters import descriptor_of, fill
 from protoplane_server.http.rpc_events import serve_events
+from protoplane_server.http.sse import wants_events
 from protoplane_server.http.state import DoorState
 from protoplane_server.http.templates import PathTemplate, parse_template
 
@@ -57,7 +58,7 @@ class Route:
         query = parse_qsl(exchange.scope["query_string"].decode("latin-1"), keep_blank_values=True)
         http = self.http
         if http.body == "*" and not path and not query:
-            return decode(self.method, body or b"{}", json=True)
+            return state.reading.read(self.method, body or b"{}")
         document: dict[str, Any] = {}
         if http.body == "*":
             whole: object = _json(body or b"{}")
@@ -113,10 +114,15 @@ class Route:
 
 
 class Routes:
-    """All bindings of the services behind a door."""
+    """All bindings of the services behind a door.
+
+    A unary rpc and one that streams its answer may share a path: who accepts
+    ``text/event-stream`` gets the stream.
+    """
 
     def __init__(self) -> None:
         self._literal: dict[tuple[str, str], Route] = {}
+        self._twins: dict[tuple[str, str], Route] = {}
         self._patterns: dict[str, list[Route]] = {}
 
     def add(self, method: MethodSpec[Any, Any]) -> None:
@@ -130,23 +136,50 @@ class Routes:
         for http in method.routes:
             template = parse_template(http.path)
             route = Route(method, http, template, descriptor_of(method.request))
+            first = self._bound(http)
+            if first is not None:
+                if first.method.kind is not method.kind:
+                    self._twins.setdefault((http.verb, http.path), route)
+                continue
             if template.literal:
-                self._literal.setdefault((http.verb, http.path), route)
+                self._literal[http.verb, http.path] = route
             else:
                 routes = self._patterns.setdefault(http.verb, [])
                 routes.append(route)
                 routes.sort(key=lambda each: each.template.weight, reverse=True)
 
-    def find(self, verb: str, raw_path: str) -> tuple[Route, dict[str, str]] | None:
-        """The route of a path that is still percent-encoded, and what the path says."""
+    def find(
+        self, verb: str, raw_path: str, accept: bytes | None = None
+    ) -> tuple[Route, dict[str, str]] | None:
+        """The route of a path that is still percent-encoded, and what the path says.
+
+        Args:
+            verb: HTTP method.
+            raw_path: The path.
+            accept: The header ``accept``, which chooses between two rpcs of one path.
+        """
         literal = self._literal.get((verb, raw_path))
         if literal is not None:
-            return literal, {}
+            return self._accepted(literal, accept), {}
         for route in self._patterns.get(verb, ()):
             values = route.template.match(raw_path)
             if values is not None:
-                return route, values
+                return self._accepted(route, accept), values
         return None
+
+    def _accepted(self, route: Route, accept: bytes | None) -> Route:
+        twin = self._twins.get((route.http.verb, route.http.path))
+        if twin is None:
+            return route
+        streams = twin.method.kind.server_streaming
+        return twin if wants_events(accept) == streams else route
+
+    def _bound(self, http: HttpRoute) -> Route | None:
+        literal = self._literal.get((http.verb, http.path))
+        if literal is not None:
+            return literal
+        routes = self._patterns.get(http.verb, ())
+        return next((route for route in routes if route.http.path == http.path), None)
 
     def verbs(self, raw_path: str) -> list[str]:
         """The verbs that a path knows."""

@@ -1,0 +1,1 @@
+"""OpenAI's API in front of the gateway's own calls."""
