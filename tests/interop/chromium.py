@@ -67,6 +67,7 @@ class Chromium:
         self._log = folder / "log"
         self._unread = b""
         self._last = 0
+        self._heard: list[dict[str, Any]] = []
 
     def __enter__(self) -> Self:
         return self
@@ -94,6 +95,14 @@ class Chromium:
                 assert "error" not in answer, (method, answer["error"])
                 result: dict[str, Any] = answer["result"]
                 return result
+            if "method" in answer:
+                self._heard.append(answer)
+
+    def heard(self, session: str) -> list[tuple[str, dict[str, Any]]]:
+        """What a tab told by itself since the last time, of what it was enabled to tell."""
+        told = [each for each in self._heard if each.get("sessionId") == session]
+        self._heard = [each for each in self._heard if each.get("sessionId") != session]
+        return [(each["method"], each["params"]) for each in told]
 
     def open(self, url: str) -> Page:
         """Open a page in a tab of its own, and wait until it is there."""
@@ -137,6 +146,10 @@ class Page:
     def command(self, method: str, **parameters: Any) -> dict[str, Any]:
         """Send a command to this tab and wait for its answer."""
         return self._browser.command(method, self._session, **parameters)
+
+    def heard(self) -> list[tuple[str, dict[str, Any]]]:
+        """What the tab told by itself since the last time: name and parameters of each event."""
+        return self._browser.heard(self._session)
 
     def run(self, script: str) -> Any:
         """The value of an expression in the page; a promise is waited for."""

@@ -69,6 +69,8 @@ class PbCodec:
 
     def __init__(self, type_: Any) -> None:
         self._type = type_
+        # As generated messages have it, for what asks a codec for its descriptor.
+        self.__pb__ = type_
 
     def from_pb(self, pb: Any, /) -> Any:
         """The object itself."""

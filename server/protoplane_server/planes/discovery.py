@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 
 from protoplane.v1 import (
@@ -18,6 +18,7 @@ from protoplane.v1 import (
 )
 from protoplane_base import Context, Timestamp
 from protoplane_runtime.engines.discovery import Changed, Joined, Left
+from protoplane_runtime.engines.discovery import Discovery as Discoverer
 from protoplane_runtime.engines.discovery import Instance as Found
 from protoplane_server.planes.ground import Ground
 from protoplane_server.planes.paging import MAX_PAGE, behind, page_size, page_token, parts
@@ -56,21 +57,37 @@ class DiscoveryPlane(Discovery):
         self, request: DiscoveryWatchRequest, ctx: Context
     ) -> AsyncIterator[DiscoveryWatchResponse]:
         """Follow who comes, changes and goes."""
-        watching = self._ground.floor.engine.discovery.watch(
-            request.path or None, namespace=self._namespace(request.namespace)
+        ground = self._ground
+        answers = follow(
+            ground.floor.engine.discovery,
+            request.path or None,
+            self._namespace(request.namespace),
+            ground.max_bytes,
         )
-        async with aclosing(watching) as batches:
-            async for batch in batches:
-                changes = [
-                    InstanceChange(kind=_KINDS[type(each)], instance=_instance(each.instance))
-                    for each in batch
-                ]
-                pages = [*parts(changes, _size, self._ground.max_bytes, MAX_PAGE)] or [[]]
-                for number, page in enumerate(pages, 1):
-                    yield DiscoveryWatchResponse(changes=page, more=number < len(pages))
+        async with aclosing(answers):
+            async for answer in answers:
+                yield answer
 
     def _namespace(self, asked: str) -> str | None:
         return None if asked == EVERYWHERE else asked or self._ground.namespace
+
+
+async def follow(
+    discovery: Discoverer, path: str | None, namespace: str | None, max_bytes: int
+) -> AsyncGenerator[DiscoveryWatchResponse]:
+    """Follow who comes, changes and goes, in answers of about ``max_bytes`` at most.
+
+    Leaving it, or cancelling who waits on it, ends the watch.
+    """
+    async with aclosing(discovery.watch(path, namespace=namespace)) as batches:
+        async for batch in batches:
+            changes = [
+                InstanceChange(kind=_KINDS[type(each)], instance=_instance(each.instance))
+                for each in batch
+            ]
+            pages = [*parts(changes, _size, max_bytes, MAX_PAGE)] or [[]]
+            for number, page in enumerate(pages, 1):
+                yield DiscoveryWatchResponse(changes=page, more=number < len(pages))
 
 
 def _place(instance: Found) -> str:
