@@ -1,6 +1,7 @@
 """Objects in S3, as moto's server plays it: a process of its own, on the loopback.
 
-It comes with ``pip install 'moto[s3]' flask flask-cors``, into this environment or one on the PATH.
+`make moto` installs it into an environment of its own, for it needs older packages than we do. One
+on the PATH will do too.
 """
 
 from __future__ import annotations
@@ -32,9 +33,9 @@ from protoplane_runtime.engines.objects.opening import open_object_store
 
 obstore = pytest.importorskip("obstore", reason="needs the extra objects")
 
-_SERVER = shutil.which("moto_server", path=str(Path(sys.executable).parent)) or shutil.which(
-    "moto_server"
-)
+_SERVER = shutil.which(
+    "moto_server", path=str(Path(__file__).parents[2] / ".venv-moto" / "bin")
+) or shutil.which("moto_server")
 _WAIT_S = 30.0
 _LARGE = """
 import asyncio, sys
@@ -79,9 +80,7 @@ asyncio.run(main())
 
 pytestmark = [
     pytest.mark.anyio,
-    pytest.mark.skipif(
-        not _SERVER, reason="moto_server is missing; pip install 'moto[s3]' flask flask-cors"
-    ),
+    pytest.mark.skipif(not _SERVER, reason="moto_server is missing; make moto"),
 ]
 
 

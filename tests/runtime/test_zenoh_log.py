@@ -161,7 +161,7 @@ async def test_who_publishes_may_go(one: ZenohLog, two: ZenohLog) -> None:
 
 @pytest.mark.parametrize("key", ["@a/@b", "a/@", "ü/ä ö", "a/%40b"])
 async def test_keys_that_are_special_to_zenoh(one: ZenohLog, two: ZenohLog, key: str) -> None:
-    reader = two.read(["**"])
+    reader = two.read([key])
     await publish(one, key, "it")
     [event] = await take(reader, 1)
     assert event.key == key
@@ -245,7 +245,4 @@ async def test_nodes_without_a_folder(
     await first.close()
     again = await open_engine(network.url)
     assert again.events.last == last
-    with pytest.raises(PlaneError) as caught:
-        await anext(again.groups.consume("g", ["**"]))
-    assert caught.value.code is Code.UNIMPLEMENTED
     await again.close()

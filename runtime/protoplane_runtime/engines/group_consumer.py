@@ -39,7 +39,10 @@ class Consumer:
         settings: How.
         held: What it holds, by the event's sequence.
         ended: Whether it is given nothing more.
+        curious: Whether it wants to know in `look` of events that nobody had room for.
     """
+
+    curious = False
 
     def __init__(self, settings: GroupSettings) -> None:
         self.settings = settings
@@ -48,6 +51,27 @@ class Consumer:
         self._changed = asyncio.Event()
         self._error: PlaneError | None = None
         self.ended = False
+
+    @property
+    def waits(self) -> bool:
+        """Whether something is ready for it."""
+        return bool(self._ready)
+
+    def room(self, busy: int) -> int:
+        """How many more deliveries it takes in this turn.
+
+        Args:
+            busy: How many it holds whose time is not up.
+        """
+        return 0 if self.ended else self.settings.max_in_flight - busy
+
+    def look(self, more: bool) -> None:
+        """Take note that a turn has ended.
+
+        Args:
+            more: Whether events are left that nobody had room for; not told where nobody is
+                `curious`.
+        """
 
     def offer(self, item: Delivery | Gap) -> None:
         """Give it something."""
@@ -76,17 +100,24 @@ class Consumer:
             PlaneError: The group cannot be consumed.
         """
         while True:
-            if self._error is not None:
-                raise self._error
+            batch = self.take()
             if self.ended:
                 return None
-            batch = self._take()
             if batch:
                 return batch
             self._changed.clear()
             await self._changed.wait()
 
-    def _take(self) -> Sequence[Delivery | Gap]:
+    def take(self) -> Sequence[Delivery | Gap]:
+        """All that is ready now; from here on, it has seen that.
+
+        Raises:
+            PlaneError: The group cannot be consumed.
+        """
+        if self._error is not None:
+            raise self._error
+        if self.ended:
+            return ()
         now_ns = time.time_ns()
         batch: list[Delivery | Gap] = []
         while self._ready:

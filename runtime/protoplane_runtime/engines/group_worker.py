@@ -190,6 +190,10 @@ class GroupWorker:
         """Look again at who is there."""
         self._wake.set()
 
+    async def ended(self) -> None:
+        """Wait until it has done all that it was asked for; it has to be ending."""
+        await asyncio.wait([self._working])
+
     async def close(self) -> None:
         """End all consumers, and give back what they hold."""
         for consumer in tuple(self._consumers):
@@ -258,7 +262,7 @@ class GroupWorker:
                 each.apply(state)
             for member in self._dead_members(state):
                 state.release_all(member, _DIED)
-            claimed, dead = self._claim(state)
+            claimed, dead, more = self._claim(state)
             value = state.encode()
             if entry is None or value != entry.value:
                 try:
@@ -285,6 +289,8 @@ class GroupWorker:
                 for gap in gaps:
                     consumer.offer(gap)
             self._hand_out(state, claimed)
+            for consumer in self._consumers:
+                consumer.look(more)
             self._burials.begin(state.generation, dead)
             return self._next_look(state)
 
@@ -327,8 +333,12 @@ class GroupWorker:
             if each in members.left or now - since >= _MISSING_S
         ]
 
-    def _claim(self, state: GroupState) -> tuple[list[tuple[Consumer, Event]], list[Dead]]:
-        """Give events that may be delivered to consumers that have room, and find the dead."""
+    def _claim(self, state: GroupState) -> tuple[list[tuple[Consumer, Event]], list[Dead], bool]:
+        """Give events that may be delivered to consumers that have room, and find the dead.
+
+        Returns:
+            Who gets what; what is dead; whether something is left that nobody had room for.
+        """
         claimed: list[tuple[Consumer, Event]] = []
         dead: list[Dead] = []
         undone = self._reader.undone(state)
@@ -344,13 +354,15 @@ class GroupWorker:
             }
             known |= consumer_held
             busy = sum(flights[sequence].due_ns > now_ns for sequence in consumer_held)
-            if not consumer.ended:
-                rooms[consumer] = consumer.settings.max_in_flight - busy
+            rooms[consumer] = consumer.room(busy)
         able = [consumer for consumer, room in rooms.items() if room > 0]
         ordered = any(consumer.settings.ordered for consumer in self._consumers)
         blocked: set[str] = set()
+        attending = [consumer for consumer in rooms if not consumer.ended]
+        curious = any(consumer.curious for consumer in attending)
+        more = False
         for event in undone:
-            if not able:
+            if not able and not curious:
                 break
             if event.key in blocked:
                 continue
@@ -370,13 +382,17 @@ class GroupWorker:
             elif flight.due_ns > now_ns:
                 continue
             self._next += 1
-            consumer = able[self._next % len(able)]
+            candidates = able or attending
+            consumer = candidates[self._next % len(candidates)]
             settings = consumer.settings
             if flight is not None and attempt > settings.max_deliveries:
                 flight.reason = _TIMED_OUT if flight.member else flight.reason or _TIMED_OUT
                 flight.member, flight.due_ns = "", now_ns + int(BURIAL_S * 1e9)
                 dead.append((event, flight))
                 continue
+            if not able:
+                more = True
+                break
             if flight is None or attempt != flight.attempt:
                 state.delivered += 1
                 state.redelivered += attempt > 1
@@ -386,7 +402,7 @@ class GroupWorker:
             rooms[consumer] -= 1
             if rooms[consumer] <= 0:
                 able.remove(consumer)
-        return claimed, dead
+        return claimed, dead, more
 
     def _hand_out(self, state: GroupState, claimed: Sequence[tuple[Consumer, Event]]) -> None:
         own = self._members.own

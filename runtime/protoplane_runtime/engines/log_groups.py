@@ -165,11 +165,38 @@ class LogGroups:
     async def _consume(
         self, group: str, expressions: tuple[str, ...], settings: GroupSettings
     ) -> AsyncGenerator[Sequence[Delivery | Gap], None]:
-        await self._join()
-        if self._closed:
+        consumer = Consumer(settings)
+        if not await self.join(group, expressions, consumer):
             return
-        worker = self._workers.get(group)
-        if worker is None or worker.ending:
+        try:
+            while (batch := await consumer.next()) is not None:
+                yield batch
+        finally:
+            await self.leave(group, consumer)
+
+    async def join(self, group: str, expressions: tuple[str, ...], consumer: Consumer) -> bool:
+        """Let a consumer take part in a group until it leaves.
+
+        Args:
+            group: Name of the group.
+            expressions: Its key expressions, canonical and in order.
+            consumer: The consumer.
+
+        Returns:
+            Whether it does; not where the groups are closed.
+
+        Raises:
+            PlaneError: FAILED_PRECONDITION; the group reads other key expressions.
+        """
+        await self._join()
+        while (worker := self._workers.get(group)) is not None and worker.ending:
+            # What its last consumer gives back is not to be taken for lost.
+            await worker.ended()
+            if self._workers.get(group) is worker:
+                del self._workers[group]
+        if self._closed:
+            return False
+        if worker is None:
             worker = self._workers[group] = GroupWorker(
                 self._parts, group, _key(group), expressions, self._members
             )
@@ -179,15 +206,36 @@ class LogGroups:
                 f"group {group} reads {', '.join(worker.expressions)}, not "
                 f"{', '.join(expressions)}; name another group",
             )
-        consumer = Consumer(settings)
         worker.join(consumer)
-        try:
-            while (batch := await consumer.next()) is not None:
-                yield batch
-        finally:
-            await worker.leave(consumer)
-            if worker.ending and self._workers.get(group) is worker:
-                del self._workers[group]
+        return True
+
+    async def leave(self, group: str, consumer: Consumer) -> None:
+        """Give back what a consumer holds, and give it nothing more.
+
+        Cancelling it leaves that to be done by itself.
+        """
+        worker = self._workers.get(group)
+        if worker is None:
+            return
+        await worker.leave(consumer)
+        if worker.ending and self._workers.get(group) is worker:
+            del self._workers[group]
+
+    async def turn(self, group: str, begins: Callable[[], None]) -> None:
+        """Have the events of a group given out that consumers of this process have room for.
+
+        Args:
+            group: Name of the group.
+            begins: Called in the turn, before it looks who has room.
+
+        Raises:
+            PlaneError: NOT_FOUND where nobody consumes it here, UNAVAILABLE where the engine is
+                away.
+        """
+        worker = self._workers.get(group)
+        if worker is None:
+            raise no_group(group)
+        await asyncio.shield(worker.ask(lambda _: begins()))
 
     async def _join(self) -> None:
         """Have a name among the members, and see who else is there."""

@@ -44,6 +44,15 @@ class Roster:
         """Whether it was closed."""
         return self._closed
 
+    def require_open(self) -> None:
+        """Make sure that it is not closed.
+
+        Raises:
+            PlaneError: UNAVAILABLE; it is.
+        """
+        if self._closed:
+            raise closed_error()
+
     def put(self, instance: Instance) -> None:
         """Add an instance, or what is new about it."""
         self._instances[place_of(instance)] = instance

@@ -19,23 +19,15 @@ import json
 import logging
 import os
 import tomllib
-from collections.abc import AsyncGenerator, Iterable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Iterable, Sequence
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Self, cast
 
 from protoplane_base import Code, PlaneError
-from protoplane_runtime.engines.discovery import DEFAULT_NAMESPACE, Change, Instance, Registration
-from protoplane_runtime.engines.roster import (
-    Place,
-    Roster,
-    RosterRegistration,
-    check_asked,
-    closed_error,
-    place_of,
-    taken,
-)
+from protoplane_runtime.engines.discovery import Instance
+from protoplane_runtime.engines.memory_discovery import MemoryDiscovery
+from protoplane_runtime.engines.roster import place_of
 
 _log = logging.getLogger("protoplane.discovery")
 
@@ -46,7 +38,7 @@ _SUFFIXES = (".toml", ".json")
 _Stamp = tuple[int, int, int] | None
 
 
-class StaticDiscovery:
+class StaticDiscovery(MemoryDiscovery):
     """A `Discovery` over a list; get one from `open`.
 
     Nobody else is told of what is registered here: it is seen in this process alone. Whether those
@@ -56,10 +48,8 @@ class StaticDiscovery:
     def __init__(
         self, listed: Iterable[Instance], file: Path | None = None, stamp: _Stamp = None
     ) -> None:
-        self._listed = tuple(listed)
-        self._own: dict[Place, RosterRegistration] = {}
-        self._roster = Roster()
-        self._show()
+        super().__init__()
+        self._show(listed)
         self._following = (
             asyncio.create_task(self._follow(file, stamp)) if file is not None else None
         )
@@ -79,50 +69,9 @@ class StaticDiscovery:
             return cls(await asyncio.to_thread(read, file), file, stamp)
         return cls(parse(text))
 
-    @asynccontextmanager
-    async def register(self, instance: Instance) -> AsyncGenerator[Registration, None]:
-        """Let others in this process find an instance; see `Discovery.register`."""
-        if self._roster.closed:
-            raise closed_error()
-        place = place_of(instance)
-        if place in self._roster:
-            raise taken(instance)
-
-        async def tell(changed: Instance) -> None:
-            self._roster.put(changed)
-
-        registration = self._own[place] = RosterRegistration(instance, tell)
-        self._roster.put(instance)
-        try:
-            yield registration
-        finally:
-            registration.ended = True
-            if self._own.pop(place, None) is not None:
-                self._roster.remove(place)
-
-    async def instances(
-        self, path: str | None = None, *, namespace: str | None = DEFAULT_NAMESPACE
-    ) -> Sequence[Instance]:
-        """Which instances are listed now; see `Discovery.instances`."""
-        check_asked(path, namespace)
-        if self._roster.closed:
-            raise closed_error()
-        return self._roster.select(path, namespace)
-
-    def watch(
-        self, path: str | None = None, *, namespace: str | None = DEFAULT_NAMESPACE
-    ) -> AsyncGenerator[Sequence[Change], None]:
-        """Follow the list; see `Discovery.watch`."""
-        check_asked(path, namespace)
-        return self._roster.watch(path, namespace)
-
     async def close(self) -> None:
         """End all watches, and look at the file no more."""
-        for registration in self._own.values():
-            registration.ended = True
-        self._own.clear()
-        self._show()
-        self._roster.close()
+        await super().close()
         following, self._following = self._following, None
         if following is not None:
             following.cancel()
@@ -136,15 +85,11 @@ class StaticDiscovery:
                 continue
             seen = stamp
             try:
-                self._listed = await asyncio.to_thread(read, file)
+                listed = await asyncio.to_thread(read, file)
             except PlaneError as error:
                 _log.warning("the list of instances stays as it was: %s", error.message)
             else:
-                self._show()
-
-    def _show(self) -> None:
-        own = [registration.instance for registration in self._own.values()]
-        self._roster.replace((*self._listed, *own))
+                self._show(listed)
 
 
 def parse(text: str) -> tuple[Instance, ...]:

@@ -10,26 +10,18 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import Sequence
+from contextlib import aclosing
 from typing import Self
 
 from pydantic import ValidationError
 
 from protoplane_base import Code, PlaneError
-from protoplane_runtime.engines.discovery import DEFAULT_NAMESPACE, Change, Instance, Registration
+from protoplane_runtime.engines.discovery import DEFAULT_NAMESPACE, Instance
 from protoplane_runtime.engines.kubernetes.settings import KubernetesSettings
 from protoplane_runtime.engines.kubernetes.slice_api import ExpiredError, SliceApi, key_of
 from protoplane_runtime.engines.kubernetes.slices import EndpointSlice, Event, instances
-from protoplane_runtime.engines.roster import (
-    Place,
-    Roster,
-    RosterRegistration,
-    check_asked,
-    closed_error,
-    place_of,
-    taken,
-)
+from protoplane_runtime.engines.memory_discovery import MemoryDiscovery
 
 _log = logging.getLogger("protoplane.discovery")
 
@@ -37,7 +29,7 @@ _FIRST_RETRY_S = 0.2
 _LAST_RETRY_S = 30.0
 
 
-class KubernetesDiscovery:
+class KubernetesDiscovery(MemoryDiscovery):
     """A `Discovery` over EndpointSlices; get one from `open`.
 
     A pod is there for others by its Service, and by nothing else: what is registered here is seen
@@ -45,11 +37,10 @@ class KubernetesDiscovery:
     """
 
     def __init__(self, api: SliceApi) -> None:
+        super().__init__()
         self._api = api
         self._slices: dict[str, EndpointSlice] = {}
         self._version = ""
-        self._own: dict[Place, RosterRegistration] = {}
-        self._roster = Roster()
         self._away: PlaneError | None = None
         self._following: asyncio.Task[None] | None = None
 
@@ -75,51 +66,18 @@ class KubernetesDiscovery:
         self._following = asyncio.create_task(self._follow())
         return self
 
-    @asynccontextmanager
-    async def register(self, instance: Instance) -> AsyncGenerator[Registration, None]:
-        """Let others in this process find an instance; see `Discovery.register`."""
-        if self._roster.closed:
-            raise closed_error()
-        place = place_of(instance)
-        if place in self._roster:
-            raise taken(instance)
-
-        async def tell(changed: Instance) -> None:
-            self._roster.put(changed)
-
-        registration = self._own[place] = RosterRegistration(instance, tell)
-        self._roster.put(instance)
-        try:
-            yield registration
-        finally:
-            registration.ended = True
-            if self._own.pop(place, None) is not None:
-                self._show()
-
     async def instances(
         self, path: str | None = None, *, namespace: str | None = DEFAULT_NAMESPACE
     ) -> Sequence[Instance]:
         """Who is ready now; see `Discovery.instances`."""
-        check_asked(path, namespace)
-        if self._roster.closed:
-            raise closed_error()
+        found = await super().instances(path, namespace=namespace)
         if self._away is not None:
             raise PlaneError(self._away.code, self._away.message)
-        return self._roster.select(path, namespace)
-
-    def watch(
-        self, path: str | None = None, *, namespace: str | None = DEFAULT_NAMESPACE
-    ) -> AsyncGenerator[Sequence[Change], None]:
-        """Follow who is ready; see `Discovery.watch`."""
-        check_asked(path, namespace)
-        return self._roster.watch(path, namespace)
+        return found
 
     async def close(self) -> None:
         """End all watches, and follow Kubernetes no more."""
-        for registration in self._own.values():
-            registration.ended = True
-        self._own.clear()
-        self._roster.close()
+        await super().close()
         following, self._following = self._following, None
         if following is not None:
             following.cancel()
@@ -153,7 +111,7 @@ class KubernetesDiscovery:
     async def _list(self) -> None:
         self._slices, self._version = await self._api.list()
         self._away = None
-        self._show()
+        self._show(instances(self._slices.values(), self._api.settings))
 
     def _happened(self, event: Event) -> None:
         try:
@@ -170,8 +128,4 @@ class KubernetesDiscovery:
         else:
             # A bookmark says how far one has come.
             return
-        self._show()
-
-    def _show(self) -> None:
-        own = [registration.instance for registration in self._own.values()]
-        self._roster.replace((*instances(self._slices.values(), self._api.settings), *own))
+        self._show(instances(self._slices.values(), self._api.settings))

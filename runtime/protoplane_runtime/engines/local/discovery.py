@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import aclosing, asynccontextmanager, closing
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
@@ -18,7 +18,9 @@ from protoplane_runtime.engines.local.bells import Ringer
 from protoplane_runtime.engines.local.faults import translated
 from protoplane_runtime.engines.local.follower import Follower
 from protoplane_runtime.engines.local.instance_files import Claim, Found, InstanceFiles
-from protoplane_runtime.engines.roster import Roster, RosterRegistration, check_asked, closed_error
+from protoplane_runtime.engines.registrations import Registrations
+from protoplane_runtime.engines.roster import Roster, RosterRegistration, check_asked
+from protoplane_runtime.engines.watchers import Watchers
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -40,34 +42,30 @@ class LocalDiscovery:
         self._files = InstanceFiles(self._folder)
         self._thread = ThreadPoolExecutor(1, "protoplane-discovery")
         self._roster = Roster()
-        self._registered: dict[RosterRegistration, Claim] = {}
-        self._watchers = 0
-        self._follower: Follower | None = None
+        self._registered: Registrations[Claim] = Registrations(self._let_go)
+        self._watchers = Watchers(
+            self._roster, lambda: Follower(self._bells, self._look, self._roster)
+        )
 
     @asynccontextmanager
     async def register(self, instance: Instance) -> AsyncGenerator[Registration, None]:
         """Let others find an instance; see `Discovery.register`."""
-        self._require_open()
+        self._roster.require_open()
         claim = Claim(self._folder, instance)
-
-        async def tell(changed: Instance) -> None:
-            await self._told(claim.tell, changed)
-
-        registration = RosterRegistration(instance, tell)
-        self._registered[registration] = claim
-        try:
-            await self._told(claim.take)
+        async with self._registered.hold(
+            instance,
+            claim,
+            take=lambda _: self._told(claim.take),
+            tell=lambda changed: self._told(claim.tell, changed),
+        ) as registration:
             yield registration
-        finally:
-            # The one thread does this after what a cancelled step left to be done.
-            await self._end(registration)
 
     async def instances(
         self, path: str | None = None, *, namespace: str | None = DEFAULT_NAMESPACE
     ) -> Sequence[Instance]:
         """Which instances live now; see `Discovery.instances`."""
         check_asked(path, namespace)
-        self._require_open()
+        self._roster.require_open()
         roster = Roster()
         roster.replace(found.instance for found in await self._run(self._files.look))
         return roster.select(path, namespace)
@@ -76,38 +74,16 @@ class LocalDiscovery:
         self, path: str | None = None, *, namespace: str | None = DEFAULT_NAMESPACE
     ) -> AsyncGenerator[Sequence[Change], None]:
         """Follow who comes and goes; see `Discovery.watch`."""
-        check_asked(path, namespace)
-        return self._watch(path, namespace)
+        return self._watchers.watch(path, namespace)
 
     async def close(self) -> None:
         """End all watches and let go of what is still registered."""
         if self._roster.closed:
             return
         self._roster.close()
-        if self._follower is not None:
-            await self._follower.stop()
-        for registration in tuple(self._registered):
-            await self._end(registration)
+        await self._watchers.close()
+        await self._registered.close()
         await asyncio.to_thread(self._thread.shutdown)
-
-    async def _watch(
-        self, path: str | None, namespace: str | None
-    ) -> AsyncGenerator[Sequence[Change], None]:
-        if self._roster.closed:
-            return
-        self._watchers += 1
-        try:
-            if self._follower is None or self._follower.failed:
-                self._follower = Follower(self._bells, self._look, self._roster)
-            await self._follower.ready()
-            async with aclosing(self._roster.watch(path, namespace)) as watched:
-                async for changes in watched:
-                    yield changes
-        finally:
-            self._watchers -= 1
-            if self._watchers == 0 and self._follower is not None:
-                follower, self._follower = self._follower, None
-                await follower.stop()
 
     async def _look(self, alive: frozenset[str]) -> Sequence[Found]:
         return await self._run(self._files.look, alive=alive)
@@ -120,11 +96,9 @@ class LocalDiscovery:
         with closing(Ringer(self._bells)) as ringer:
             ringer.ring(None)
 
-    async def _end(self, registration: RosterRegistration) -> None:
-        claim = self._registered.pop(registration, None)
-        if claim is not None:
-            registration.ended = True
-            await self._told(claim.release)
+    async def _let_go(self, _: RosterRegistration, claim: Claim) -> None:
+        # The one thread does this after what a cancelled step left to be done.
+        await self._told(claim.release)
 
     async def _run(self, call: Callable[_P, _R], *args: _P.args, **kwargs: _P.kwargs) -> _R:
         """Do it in the thread; a cancelled one is done all the same, and before the next."""
@@ -136,7 +110,3 @@ class LocalDiscovery:
         return await asyncio.shield(
             asyncio.get_running_loop().run_in_executor(self._thread, guarded)
         )
-
-    def _require_open(self) -> None:
-        if self._roster.closed:
-            raise closed_error()

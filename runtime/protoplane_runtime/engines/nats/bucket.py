@@ -13,7 +13,7 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from itertools import count
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 from protoplane_base import Code, PlaneError
 from protoplane_runtime.engines.nats.connection import Connection, JetStreamError
@@ -116,6 +116,21 @@ class Bucket(JetStream):
             what="change",
             where=f"the bucket {bucket}",
         )
+
+    @classmethod
+    async def on(cls, connection: Connection, settings: NatsSettings, kind: str, what: str) -> Self:
+        """Get one ready over a connection that others use too; for the rest see the class.
+
+        Raises:
+            PlaneError: As `made`. Cancelling leaves nothing open.
+        """
+        self = cls(connection.share(), settings, kind, what)
+        try:
+            await self.made()
+        except BaseException:
+            await self.close()
+            raise
+        return self
 
     async def last(self, key: str) -> Item | None:
         """The newest message of a key, as the leader has it; ``None`` where there is none.

@@ -7,9 +7,9 @@ import json
 import logging
 import os
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from itertools import count
-from typing import Any, Self, cast
+from typing import Any, Self, TypeVar, cast
 
 from protoplane_base import Code, MissingExtraError, PlaneError
 from protoplane_runtime.engines.nats.settings import NatsSettings
@@ -22,7 +22,9 @@ try:
 except ModuleNotFoundError as error:
     raise MissingExtraError("nats", "the engine nats:") from error
 
-__all__ = ["Connection", "JetStreamError", "Msg", "Subscription", "status_of"]
+__all__ = ["Connection", "JetStreamError", "Msg", "Subscription", "alone", "status_of"]
+
+_Part = TypeVar("_Part")
 
 _log = logging.getLogger("protoplane.engines")
 
@@ -385,6 +387,24 @@ class Connection:
     def _wake(self) -> None:
         if self._wakeup is not None and not self._wakeup.done():
             self._wakeup.set_result(None)
+
+
+async def alone(url: str, on: Callable[[Connection, NatsSettings], Awaitable[_Part]]) -> _Part:
+    """Open a part of an engine over a connection that only it uses.
+
+    Args:
+        url: The engine's URL.
+        on: Opens the part, which shares the connection.
+
+    Raises:
+        PlaneError: As `Connection.open`, and what ``on`` raises. Cancelling leaves nothing open.
+    """
+    settings = NatsSettings.parse(url)
+    connection = await Connection.open(settings)
+    try:
+        return await on(connection, settings)
+    finally:
+        await connection.close()
 
 
 def status_of(message: Msg) -> str:

@@ -10,17 +10,18 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, Coroutine, Sequence
-from contextlib import aclosing, asynccontextmanager, suppress
+from contextlib import asynccontextmanager, suppress
 from typing import Any, Self
 
 from protoplane_base import Code, PlaneError
 from protoplane_runtime.engines.discovery import DEFAULT_NAMESPACE, Change, Instance, Registration
 from protoplane_runtime.engines.nats.bucket import Bucket
 from protoplane_runtime.engines.nats.claim import RENEW_S, Claim, read
-from protoplane_runtime.engines.nats.connection import Connection
+from protoplane_runtime.engines.nats.connection import Connection, alone
 from protoplane_runtime.engines.nats.discovery_follower import DiscoveryFollower
 from protoplane_runtime.engines.nats.pulse import Pulse, living
 from protoplane_runtime.engines.nats.settings import NatsSettings
+from protoplane_runtime.engines.registrations import Registrations
 from protoplane_runtime.engines.roster import (
     Place,
     Roster,
@@ -30,6 +31,7 @@ from protoplane_runtime.engines.roster import (
     place_of,
     taken,
 )
+from protoplane_runtime.engines.watchers import Watchers
 
 _log = logging.getLogger("protoplane.discovery")
 
@@ -57,13 +59,12 @@ class NatsDiscovery:
         self._urgent = asyncio.Event()
         self._pulse = Pulse(connection, subject, self._urgent.set)
         self._roster = Roster()
-        self._claims: dict[RosterRegistration, Claim] = {}
+        self._claims: Registrations[Claim] = Registrations(self._let_go)
         self._places: set[Place] = set()
         self._holding: set[RosterRegistration] = set()
         self._leaving: list[Claim] = []
         self._renewing: asyncio.Task[None] | None = None
-        self._watchers = 0
-        self._follower: DiscoveryFollower | None = None
+        self._watchers = Watchers(self._roster, self._follow)
 
     @classmethod
     async def open(cls, url: str) -> Self:
@@ -74,43 +75,32 @@ class NatsDiscovery:
         Raises:
             PlaneError: As `NatsLog.open`. Cancelling leaves nothing open.
         """
-        settings = NatsSettings.parse(url)
-        connection = await Connection.open(settings)
-        try:
-            return await cls.on(connection, settings)
-        finally:
-            await connection.close()
+        return await alone(url, cls.on)
 
     @classmethod
     async def on(cls, connection: Connection, settings: NatsSettings) -> Self:
         """Open the discovery over a connection that others use too; see `open`."""
-        bucket = Bucket(connection.share(), settings, "instances", "Instances")
-        try:
-            await bucket.made()
-        except BaseException:
-            await bucket.close()
-            raise
+        bucket = await Bucket.on(connection, settings, "instances", "Instances")
         return cls(connection, bucket, f"{settings.stream}.alive")
 
     @asynccontextmanager
     async def register(self, instance: Instance) -> AsyncGenerator[Registration, None]:
         """Let others find an instance; see `Discovery.register`."""
-        if self._roster.closed:
-            raise closed_error()
+        self._roster.require_open()
         place = place_of(instance)
         if place in self._places:
             raise taken(instance)
         if not self._connection.connected:
             raise self._connection.away()
         claim = Claim(self._connection, self._bucket, self._subject, self._pulse.owner, instance)
-        registration = RosterRegistration(instance, claim.tell)
-        self._claims[registration] = claim
         self._places.add(place)
-        try:
-            await _whole(self._take(registration, claim))
+        async with self._claims.hold(
+            instance,
+            claim,
+            take=lambda registration: _whole(self._take(registration, claim)),
+            tell=claim.tell,
+        ) as registration:
             yield registration
-        finally:
-            await self._end(registration)
 
     async def instances(
         self, path: str | None = None, *, namespace: str | None = DEFAULT_NAMESPACE
@@ -121,13 +111,12 @@ class NatsDiscovery:
         sure of that.
         """
         check_asked(path, namespace)
-        if self._roster.closed:
-            raise closed_error()
+        self._roster.require_open()
         found = await self._bucket.contents((f"{self._bucket.subjects}.>",))
         claims = [
             claim for claim in map(read, found.items) if claim is not None and not claim.ended
         ]
-        follower = self._follower
+        follower = self._watchers.follower
         alive = {
             claim.owner
             for claim in claims
@@ -144,40 +133,16 @@ class NatsDiscovery:
         self, path: str | None = None, *, namespace: str | None = DEFAULT_NAMESPACE
     ) -> AsyncGenerator[Sequence[Change], None]:
         """Follow who comes and goes; see `Discovery.watch`."""
-        check_asked(path, namespace)
-        return self._watch(path, namespace)
+        return self._watchers.watch(path, namespace)
 
     async def close(self) -> None:
         """End all watches and let go of what is still registered."""
         if self._roster.closed:
             return
         self._roster.close()
-        follower, self._follower = self._follower, None
-        if follower is not None:
-            await follower.stop()
-        await asyncio.gather(*(self._end(each) for each in tuple(self._claims)))
+        await self._watchers.close()
+        await self._claims.close()
         await self._bucket.close()
-
-    async def _watch(
-        self, path: str | None, namespace: str | None
-    ) -> AsyncGenerator[Sequence[Change], None]:
-        if self._roster.closed:
-            return
-        self._watchers += 1
-        try:
-            if self._follower is None or self._follower.ended:
-                self._follower = DiscoveryFollower(
-                    self._connection, self._bucket, self._subject, self._pulse.owner, self._roster
-                )
-            await self._follower.ready()
-            async with aclosing(self._roster.watch(path, namespace)) as watched:
-                async for changes in watched:
-                    yield changes
-        finally:
-            self._watchers -= 1
-            if self._watchers == 0 and self._follower is not None:
-                follower, self._follower = self._follower, None
-                await follower.stop()
 
     async def _take(self, registration: RosterRegistration, claim: Claim) -> None:
         if registration.ended:
@@ -188,11 +153,12 @@ class NatsDiscovery:
             self._renewing = asyncio.create_task(self._renew())
         await claim.take()
 
-    async def _end(self, registration: RosterRegistration) -> None:
-        claim = self._claims.pop(registration, None)
-        if claim is None:
-            return
-        registration.ended = True
+    def _follow(self) -> DiscoveryFollower:
+        return DiscoveryFollower(
+            self._connection, self._bucket, self._subject, self._pulse.owner, self._roster
+        )
+
+    async def _let_go(self, registration: RosterRegistration, claim: Claim) -> None:
         self._places.discard(place_of(registration.instance))
         try:
             if not self._connection.connected:
@@ -225,7 +191,7 @@ class NatsDiscovery:
             self._urgent.clear()
             await self._connection.wait_connected()
             wait_s = RENEW_S
-            for registration, claim in tuple(self._claims.items()):
+            for registration, claim in self._claims.items():
                 try:
                     if not registration.ended:
                         await claim.renew()

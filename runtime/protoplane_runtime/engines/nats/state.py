@@ -11,7 +11,7 @@ from typing import Self
 from protoplane_base import Code, PlaneError
 from protoplane_runtime.engines.keys import KeyMatcher, check_key, matcher
 from protoplane_runtime.engines.nats.bucket import Bucket
-from protoplane_runtime.engines.nats.connection import Connection
+from protoplane_runtime.engines.nats.connection import Connection, alone
 from protoplane_runtime.engines.nats.settings import NatsSettings
 from protoplane_runtime.engines.nats.state_follower import (
     LINGER_S,
@@ -58,22 +58,12 @@ class NatsState:
         Raises:
             PlaneError: As `NatsLog.open`. Cancelling leaves nothing open.
         """
-        settings = NatsSettings.parse(url)
-        connection = await Connection.open(settings)
-        try:
-            return await cls.on(connection, settings)
-        finally:
-            await connection.close()
+        return await alone(url, cls.on)
 
     @classmethod
     async def on(cls, connection: Connection, settings: NatsSettings) -> Self:
         """Open the store over a connection that others use too; see `open`."""
-        bucket = Bucket(connection.share(), settings, "state", "State")
-        try:
-            await bucket.made()
-        except BaseException:
-            await bucket.close()
-            raise
+        bucket = await Bucket.on(connection, settings, "state", "State")
         return cls(connection, bucket)
 
     async def get(self, key: str) -> Entry | None:

@@ -42,6 +42,11 @@ def check_object_key(key: str) -> None:
             f"{key[:40]!r}... has {size} bytes, and {MAX_KEY_BYTES} are the most that a key of an "
             "object may have",
         )
+    if "\\" in key:
+        raise PlaneError(
+            Code.INVALID_ARGUMENT,
+            f"{key!r} is no key of an object: Azure takes '\\' for '/'; use another character",
+        )
     if not {".", ".."}.isdisjoint(key.split("/")):
         raise PlaneError(
             Code.INVALID_ARGUMENT, f"{key!r} is no key of an object: no segment is '.' or '..'"
@@ -114,6 +119,33 @@ def check_expiry(expires_s: float) -> None:
             Code.INVALID_ARGUMENT,
             f"a presigned URL lives from 1 to {MAX_EXPIRES_S} seconds, not {expires_s}",
         )
+
+
+def check_put(key: str, metadata: Mapping[str, str] | None, digest: str | None) -> dict[str, str]:
+    """Make sure that an object can be written.
+
+    Returns:
+        Its metadata, which nobody changes meanwhile.
+
+    Raises:
+        PlaneError: INVALID_ARGUMENT with what is wrong.
+    """
+    kept = dict(metadata or {})
+    check_object_key(key)
+    check_metadata(kept)
+    check_digest(digest)
+    return kept
+
+
+def check_get(key: str, start: int, end: int | None, digest: str | None) -> None:
+    """Make sure that an object can be read.
+
+    Raises:
+        PlaneError: INVALID_ARGUMENT with what is wrong.
+    """
+    check_object_key(key)
+    check_range(start, end)
+    check_digest(digest)
 
 
 def check_expected(info: ObjectInfo, etag: str | None, digest: str | None) -> None:

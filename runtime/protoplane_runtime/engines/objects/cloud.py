@@ -33,12 +33,11 @@ from protoplane_runtime.engines.objects.checks import (
     RESERVED_NAMES,
     absent,
     changed,
-    check_digest,
     check_expected,
     check_expiry,
-    check_metadata,
+    check_get,
     check_object_key,
-    check_range,
+    check_put,
     clipped,
     mismatched,
 )
@@ -105,7 +104,9 @@ class CloudObjects:
         parts = urlsplit(url)
         config: Any = dict(parse_qsl(parts.query, keep_blank_values=True))
         client: Any = dict(_CLIENT)
-        if str(config.get("endpoint", "")).startswith("http://"):
+        # Of a gs: URL, obstore does not take it among the settings.
+        asked = config.pop("allow_http", "") == "true"
+        if asked or str(config.get("endpoint", "")).startswith("http://"):
             client["allow_http"] = True
         # What follows the question mark may be secret.
         shown = parts._replace(query="", fragment="").geturl()
@@ -128,10 +129,7 @@ class CloudObjects:
         digest: str | None = None,
     ) -> ObjectInfo:
         """Write an object; see `ObjectStore.put`."""
-        metadata = dict(metadata or {})
-        check_object_key(key)
-        check_metadata(metadata)
-        check_digest(digest)
+        metadata = check_put(key, metadata, digest)
         found = Digest()
 
         def verdict(found: Digest) -> None:
@@ -167,9 +165,7 @@ class CloudObjects:
         digest: str | None = None,
     ) -> AsyncGenerator[ObjectBody, None]:
         """Read an object; see `ObjectStore.get`."""
-        check_object_key(key)
-        check_range(start, end)
-        check_digest(digest)
+        check_get(key, start, end, digest)
         if start == 0 and end is None:
             whole = await self._get(key, {})
             info = self._known(key, whole)
@@ -231,7 +227,7 @@ class CloudObjects:
                 attributes=self._attributes(metadata, digest),
                 use_multipart=False,
             )
-        return result["e_tag"] or ""
+        return _etag(result["e_tag"])
 
     async def _upload(
         self,
@@ -241,9 +237,10 @@ class CloudObjects:
         digest: str,
     ) -> str:
         attributes = self._attributes(metadata, digest)
-        return await upload(
+        etag = await upload(
             self._store, key, pieces, attributes, lambda: self._translated(key, writing=True)
         )
+        return _etag(etag)
 
     async def _get(self, key: str, options: GetOptions) -> GetResult:
         with self._translated(key):
@@ -337,10 +334,15 @@ def _info(
         key,
         meta["size"],
         digest,
-        meta["e_tag"] or "",
+        _etag(meta["e_tag"]),
         meta["last_modified"].timestamp(),
         MappingProxyType(metadata),
     )
+
+
+def _etag(found: str | None) -> str:
+    # Azure lists them without the quotes that they have elsewhere.
+    return f'"{found}"' if found and not found.endswith('"') else found or ""
 
 
 def _written(key: str, found: Digest, etag: str, metadata: Mapping[str, str]) -> ObjectInfo:

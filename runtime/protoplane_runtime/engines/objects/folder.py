@@ -18,12 +18,11 @@ from protoplane_runtime.engines.objects import unfinished
 from protoplane_runtime.engines.objects.body import ObjectBody
 from protoplane_runtime.engines.objects.checks import (
     absent,
-    check_digest,
     check_expected,
     check_expiry,
-    check_metadata,
+    check_get,
     check_object_key,
-    check_range,
+    check_put,
     clipped,
     mismatched,
 )
@@ -79,10 +78,7 @@ class FolderObjects:
         digest: str | None = None,
     ) -> ObjectInfo:
         """Write an object; see `ObjectStore.put`."""
-        metadata = dict(metadata or {})
-        check_object_key(key)
-        check_metadata(metadata)
-        check_digest(digest)
+        metadata = check_put(key, metadata, digest)
         writing = _Writing(self._root, key)
         try:
             await in_thread(writing.open)
@@ -107,9 +103,7 @@ class FolderObjects:
         digest: str | None = None,
     ) -> AsyncGenerator[ObjectBody, None]:
         """Read an object; see `ObjectStore.get`."""
-        check_object_key(key)
-        check_range(start, end)
-        check_digest(digest)
+        check_get(key, start, end, digest)
         reading = _Reading(self._root, key)
         try:
             info = await in_thread(reading.open)

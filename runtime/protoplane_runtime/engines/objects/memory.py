@@ -12,12 +12,11 @@ from protoplane_base import Code, PlaneError
 from protoplane_runtime.engines.objects.body import ObjectBody
 from protoplane_runtime.engines.objects.checks import (
     absent,
-    check_digest,
     check_expected,
     check_expiry,
-    check_metadata,
+    check_get,
     check_object_key,
-    check_range,
+    check_put,
     clipped,
     mismatched,
 )
@@ -44,10 +43,7 @@ class MemoryObjects:
         digest: str | None = None,
     ) -> ObjectInfo:
         """Write an object; see `ObjectStore.put`."""
-        metadata = dict(metadata or {})
-        check_object_key(key)
-        check_metadata(metadata)
-        check_digest(digest)
+        metadata = check_put(key, metadata, digest)
         found = Digest()
         kept: list[bytes] = []
         async with aclosing(pieces_of(source)) as pieces:
@@ -78,8 +74,7 @@ class MemoryObjects:
         digest: str | None = None,
     ) -> AsyncGenerator[ObjectBody, None]:
         """Read an object; see `ObjectStore.get`."""
-        check_range(start, end)
-        check_digest(digest)
+        check_get(key, start, end, digest)
         info, kept = self._found(key)
         check_expected(info, etag, digest)
         end = clipped(info, start, end)

@@ -9,19 +9,20 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import AsyncGenerator, Iterable, Sequence
-from contextlib import aclosing, asynccontextmanager, suppress
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 
 from protoplane_runtime.engines.discovery import DEFAULT_NAMESPACE, Change, Instance, Registration
+from protoplane_runtime.engines.registrations import Registrations
 from protoplane_runtime.engines.roster import (
     Place,
     Roster,
     RosterRegistration,
     check_asked,
-    closed_error,
     place_of,
     taken,
 )
+from protoplane_runtime.engines.watchers import Watchers
 from protoplane_runtime.engines.zenoh.api import Declared
 from protoplane_runtime.engines.zenoh.inbox import Inbox
 from protoplane_runtime.engines.zenoh.instance_tokens import (
@@ -52,9 +53,8 @@ class ZenohDiscovery:
         self._session = session.hold()
         self._prefix = session.prefix
         self._roster = Roster()
-        self._shown: dict[RosterRegistration, list[Declared]] = {}
-        self._watchers = 0
-        self._follower: _Follower | None = None
+        self._shown: Registrations[list[Declared]] = Registrations(self._let_go)
+        self._watchers = Watchers(self._roster, lambda: _Follower(self._session, self._roster))
 
     @asynccontextmanager
     async def register(self, instance: Instance) -> AsyncGenerator[Registration, None]:
@@ -64,7 +64,7 @@ class ZenohDiscovery:
             PlaneError: As `Discovery.register`; RESOURCE_EXHAUSTED for an instance that says too
                 much of itself.
         """
-        self._require_open()
+        self._roster.require_open()
         if instance.log:
             # All nodes have all events, so whoever subscribes needs one of them.
             instance = replace(instance, log=self._prefix)
@@ -84,20 +84,17 @@ class ZenohDiscovery:
             del held[: len(before)]
             await self._session.settled()
 
-        registration = RosterRegistration(instance, tell)
-        self._shown[registration] = held
-        try:
-            await self._take(instance, name, key, held)
+        async with self._shown.hold(
+            instance, held, take=lambda _: self._take(instance, name, key, held), tell=tell
+        ) as registration:
             yield registration
-        finally:
-            await self._end(registration)
 
     async def instances(
         self, path: str | None = None, *, namespace: str | None = DEFAULT_NAMESPACE
     ) -> Sequence[Instance]:
         """Which instances there are now; see `Discovery.instances`."""
         check_asked(path, namespace)
-        self._require_open()
+        self._roster.require_open()
         shown = _Tokens()
         for key in await self._session.tokens(f"{self._prefix}/at/**", timeout_s=_LOOK_TIMEOUT_S):
             shown.put(key)
@@ -109,18 +106,15 @@ class ZenohDiscovery:
         self, path: str | None = None, *, namespace: str | None = DEFAULT_NAMESPACE
     ) -> AsyncGenerator[Sequence[Change], None]:
         """Follow who comes and goes; see `Discovery.watch`."""
-        check_asked(path, namespace)
-        return self._watch(path, namespace)
+        return self._watchers.watch(path, namespace)
 
     async def close(self) -> None:
         """End all watches and let go of what is still registered, then of the session."""
         if self._roster.closed:
             return
         self._roster.close()
-        if self._follower is not None:
-            await self._follower.stop()
-        for registration in tuple(self._shown):
-            await self._end(registration)
+        await self._watchers.close()
+        await self._shown.close()
         await self._session.release()
 
     async def _take(self, instance: Instance, name: str, key: str, held: list[Declared]) -> None:
@@ -151,37 +145,11 @@ class ZenohDiscovery:
     async def _found(self, key: str) -> list[str]:
         return await self._session.tokens(key, timeout_s=_LOOK_TIMEOUT_S)
 
-    async def _end(self, registration: RosterRegistration) -> None:
-        held = self._shown.pop(registration, None)
-        if held is not None:
-            registration.ended = True
-            # What a cancelled step left to be declared comes before this.
-            await self._session.run(lambda: None)
-            await self._session.withdraw(*held)
-            await self._session.settled()
-
-    async def _watch(
-        self, path: str | None, namespace: str | None
-    ) -> AsyncGenerator[Sequence[Change], None]:
-        if self._roster.closed:
-            return
-        self._watchers += 1
-        try:
-            if self._follower is None:
-                self._follower = _Follower(self._session, self._roster)
-            await self._follower.ready()
-            async with aclosing(self._roster.watch(path, namespace)) as watched:
-                async for changes in watched:
-                    yield changes
-        finally:
-            self._watchers -= 1
-            if self._watchers == 0 and self._follower is not None:
-                follower, self._follower = self._follower, None
-                await follower.stop()
-
-    def _require_open(self) -> None:
-        if self._roster.closed:
-            raise closed_error()
+    async def _let_go(self, _: RosterRegistration, held: list[Declared]) -> None:
+        # What a cancelled step left to be declared comes before this.
+        await self._session.run(lambda: None)
+        await self._session.withdraw(*held)
+        await self._session.settled()
 
 
 class _Tokens:
@@ -233,6 +201,11 @@ class _Follower:
         self._declared: Declared | None = None
         self._ready = asyncio.ensure_future(self._begin())
         self._task: asyncio.Task[None] | None = None
+
+    @property
+    def ended(self) -> bool:
+        """Whether it could not begin."""
+        return self._ready.done() and self._task is None
 
     async def ready(self) -> None:
         """Wait until the roster holds who is there."""

@@ -38,6 +38,17 @@ _POSITIONS = (
     " FROM publisher WHERE text GLOB char(31) || 'zenoh/*'"
 )
 
+_POSITIONS_AT = (
+    "SELECT text, (SELECT max(number) FROM event WHERE publisher = publisher.id AND sequence <= ?)"
+    " FROM publisher WHERE text GLOB char(31) || 'zenoh/*'"
+)
+_BETWEEN = f"SELECT sequence FROM event WHERE sequence BETWEEN ? AND ? AND {_OWN}"  # noqa: S608
+_NEXT = f"SELECT sequence FROM event WHERE sequence > ? AND {_OWN} ORDER BY sequence LIMIT 1"  # noqa: S608
+_LAST_BEFORE = "SELECT sequence FROM event WHERE time_ns < ? ORDER BY sequence DESC LIMIT 1"
+_COUNTS = (
+    "SELECT key.text, count(*) FROM event JOIN key ON key.id = event.key"  # noqa: S608
+    f" WHERE sequence > ? AND {_OWN} GROUP BY event.key"
+)
 
 _POSITIONS_FILE = TypeAdapter(dict[str, int])
 
@@ -128,6 +139,59 @@ class Journal:
             finally:
                 self._execute("ROLLBACK")
         return Page(events, end, deleted, more)
+
+    def own(self, first: int, last: int) -> frozenset[int]:
+        """Which events of a range are its own and durable.
+
+        Raises:
+            PlaneError: The database cannot be read.
+        """
+        with self._turn, translated(self._path):
+            return frozenset(sequence for (sequence,) in self._execute(_BETWEEN, first, last))
+
+    def before_next(self, after: int) -> int:
+        """The last place after which the same of its own durable events follow as after a place.
+
+        Raises:
+            PlaneError: The database cannot be read.
+        """
+        with self._turn, translated(self._path):
+            (deleted,) = self._execute("SELECT purged FROM log").fetchone()
+            if deleted > after:
+                return after  # Who reads from here on is to be told.
+            row = self._execute(_NEXT, after).fetchone()
+            if row is None:
+                row = self._execute("SELECT max(sequence) + 1 FROM event").fetchone()
+        return max(after, (row[0] or 0) - 1)
+
+    def last_before(self, time_ns: int) -> int:
+        """Place of the last durable event of anybody accepted before a time; 0 for none.
+
+        Raises:
+            PlaneError: The database cannot be read.
+        """
+        with self._turn, translated(self._path):
+            row = self._execute(_LAST_BEFORE, time_ns).fetchone()
+        return row[0] if row is not None else 0
+
+    def counts(self, after: int) -> list[tuple[str, int]]:
+        """How many of its own durable events there are of each key, after a place.
+
+        Raises:
+            PlaneError: The database cannot be read.
+        """
+        with self._turn, translated(self._path):
+            return self._execute(_COUNTS, after).fetchall()
+
+    def places(self, at: int) -> dict[str, int]:
+        """The greatest number of each other origin that was here by a place, as far as it is kept.
+
+        Raises:
+            PlaneError: The database cannot be read.
+        """
+        with self._turn, translated(self._path):
+            rows: list[tuple[str, int | None]] = self._execute(_POSITIONS_AT, at).fetchall()
+        return {text.removeprefix(COPY): number or 0 for text, number in rows}
 
     def close(self) -> None:
         """Close the database; twice does nothing more."""

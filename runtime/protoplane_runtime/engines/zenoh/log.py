@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import Self
 
 from protoplane_base import Code, PlaneError
@@ -25,6 +26,7 @@ from protoplane_runtime.engines.local.log import LocalLog
 from protoplane_runtime.engines.zenoh.journal import COPY, Journal
 from protoplane_runtime.engines.zenoh.mirror import Mirror
 from protoplane_runtime.engines.zenoh.node_folder import NodeFolder
+from protoplane_runtime.engines.zenoh.own_events import OwnEvents
 from protoplane_runtime.engines.zenoh.session import Session
 from protoplane_runtime.engines.zenoh.wire import (
     Carried,
@@ -44,6 +46,12 @@ class ZenohLog:
     which it was published, not at others.
 
     Use it from the event loop on which it was opened.
+
+    Attributes:
+        origin: What tells this log from those of all other nodes: ``<folder>-<epoch>``.
+        folder: Where it lies.
+        journal: Which of its events are its own.
+        own: Its own durable events.
     """
 
     def __init__(
@@ -52,13 +60,18 @@ class ZenohLog:
         log: LocalLog,
         *,
         origin: str,
+        folder: Path,
+        journal: Journal,
         newest: int,
         remember: Callable[[], Awaitable[None]],
         holding: AsyncExitStack,
     ) -> None:
         self._session = session
         self._log = log
-        self._origin = origin
+        self.origin = origin
+        self.folder = folder
+        self.journal = journal
+        self.own = OwnEvents(session, self, journal)
         self._newest = newest
         self._remember = remember
         self._holding = holding
@@ -108,6 +121,8 @@ class ZenohLog:
                 session,
                 log,
                 origin=origin,
+                folder=folder.path,
+                journal=journal,
                 newest=newest,
                 remember=remember,
                 holding=stack.pop_all(),
@@ -136,7 +151,7 @@ class ZenohLog:
         if publication is not None and publication.publisher.startswith(COPY):
             raise PlaneError(Code.INVALID_ARGUMENT, f"no publisher begins with {COPY!r}")
         await self._session.room()
-        content = Carried(self._origin, 0, 0, key, type_, data, json)
+        content = Carried(self.origin, 0, 0, key, type_, data, json)
         # In a task of its own: what is in the log is told, also where who published has gone.
         accepting = self._log.publish(
             key, type_, data, json, durable=durable, publication=publication

@@ -26,7 +26,7 @@ async def open_engine(url: str) -> Engine:
             Code.UNIMPLEMENTED,
             "the engine zenoh: keeps its log as local: does, which Windows cannot; use memory:",
         )
-    from protoplane_runtime.engines.zenoh.groups import NoGroups
+    from protoplane_runtime.engines.zenoh.groups import ZenohGroups
     from protoplane_runtime.engines.zenoh.log import ZenohLog
     from protoplane_runtime.engines.zenoh.state import ZenohState
 
@@ -39,7 +39,8 @@ async def open_engine(url: str) -> Engine:
             stack.push_async_callback(events.close)
             state = await ZenohState.open(session)
             stack.push_async_callback(state.close)
-            engine = Engine(url, events, discovery, state, NoGroups())
+            groups = await ZenohGroups.open(session, events)
+            engine = Engine(url, events, discovery, state, groups)
             stack.pop_all()
         finally:
             await session.release()

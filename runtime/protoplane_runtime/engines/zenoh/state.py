@@ -142,8 +142,10 @@ class ZenohState:
             stack.push_async_callback(self._session.release)
             stack.push_async_callback(self._stop)
             # The others have all changes before they see that this one is gone; who asks it until
-            # then is told to ask another.
+            # then is told to ask another. Zenoh lets declarations overtake what is published, but
+            # not a question: who answers it has all.
             await self._session.sent()
+            await self._session.settled()
             await self._session.withdraw(*self._tokens)
             await self._session.settled()
 
