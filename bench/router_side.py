@@ -17,11 +17,10 @@ from itertools import cycle
 from pathlib import Path
 from time import perf_counter
 from typing import Any
-from unittest.mock import patch
 
 BLOCKS = 512
 WORKERS = 32
-CONVERSATIONS = 16
+CONVERSATIONS = {"turns": 16, "unseen": 256}
 EVENT_BLOCKS = 128
 BATCH = 25
 PROMPT_TOKENS = 2048
@@ -49,9 +48,9 @@ def prompts(workload: str) -> list[list[int]]:
     """What is asked for in turn."""
     chance = random.Random(1)
     first = hashes(chance, BLOCKS)
-    if workload not in {"turns", "unseen"}:
+    if workload not in CONVERSATIONS:
         return [first]
-    return [first[:64] + hashes(chance, BLOCKS - 64) for _ in range(CONVERSATIONS)]
+    return [first[:64] + hashes(chance, BLOCKS - 64) for _ in range(CONVERSATIONS[workload])]
 
 
 def depth(expected: list[int], worker: int, number: int) -> int:
@@ -83,23 +82,20 @@ class Ours:
     """`KvIndex` and `Router`."""
 
     def __init__(self) -> None:
-        from protoplane.router.v1 import BlocksStored, KvEvent
+        from protoplane.router.v1 import BlocksRemoved, BlocksStored, KvEvent
         from protoplane_components.kv_router import KvIndex, Request, Router, Target, Worker
+        from protoplane_components.kv_router.following import apply_event
         from protoplane_components.kv_router.wire import read_stored
 
+        self.apply = apply_event
         self.event, self.stored, self.read = KvEvent, BlocksStored, read_stored
+        self.removed = BlocksRemoved
         self.index = KvIndex
         self.request, self.router, self.worker = Request, Router, Worker
         self.targets = [Target(f"w{at}") for at in range(WORKERS)]
 
     def find(self, workload: str) -> float:
         """Finds a second, of blocks as `block_hashes` gives them."""
-        if workload != "unseen":
-            return self._find(workload)
-        with patch("protoplane_components.kv_router.prefix_search.MAX_GUESSES", 1):
-            return self._find("turns")
-
-    def _find(self, workload: str) -> float:
         from protoplane_components.kv_router.hashing import as_hashes
 
         index = self.index()
@@ -127,7 +123,7 @@ class Ours:
 
     def start_events(self) -> None:
         """Have an empty index."""
-        self.chance = random.Random(2)
+        self.chance, self.names_of, self.gone = (random.Random(seed) for seed in (2, 5, 5))
         self.filled = self.index()
         self.before = rss_mib()
 
@@ -138,7 +134,7 @@ class Ours:
                 worker="w",
                 event_id=at + 1,
                 stored=self.stored(
-                    block_hashes=hashes(self.chance, EVENT_BLOCKS),
+                    block_hashes=hashes(self.names_of, EVENT_BLOCKS),
                     tokens_hashes=hashes(self.chance, EVENT_BLOCKS),
                 ),
             ).to_bytes()
@@ -152,6 +148,24 @@ class Ours:
                 index.store(
                     targets[at % WORKERS], stored.engine_hashes, stored.hashes, parent=stored.parent
                 )
+        return perf_counter() - began
+
+    def turnover(self) -> float:
+        """Seconds for some events, and for as many that take the oldest blocks away, end first."""
+        batch: list[bytes] = []
+        for at in range(BATCH):
+            stored = self.stored(
+                block_hashes=hashes(self.names_of, EVENT_BLOCKS),
+                tokens_hashes=hashes(self.chance, EVENT_BLOCKS),
+            )
+            removed = self.removed(block_hashes=hashes(self.gone, EVENT_BLOCKS)[::-1])
+            batch.append(self.event(worker="w", event_id=2 * at + 1, stored=stored).to_bytes())
+            batch.append(self.event(worker="w", event_id=2 * at + 2, removed=removed).to_bytes())
+        index, targets, read = self.filled, self.targets, self.read
+        began = perf_counter()
+        for at, data in enumerate(batch):
+            event = read(data) or self.event.from_bytes(data)
+            self.apply(index, targets[at // 2 % WORKERS], event)
         return perf_counter() - began
 
     def memory(self) -> float:
@@ -202,7 +216,7 @@ class Dynamo:
 
     def start_events(self) -> None:
         """Have an empty tree."""
-        self.chance = random.Random(2)
+        self.chance, self.names_of, self.gone = (random.Random(seed) for seed in (2, 5, 5))
         self.filled = self.tree()
         self.before = rss_mib()
 
@@ -210,7 +224,7 @@ class Dynamo:
         """Seconds for some events, from their bytes."""
         batch = [
             self._stored(
-                at + 1, hashes(self.chance, EVENT_BLOCKS), hashes(self.chance, EVENT_BLOCKS)
+                at + 1, hashes(self.names_of, EVENT_BLOCKS), hashes(self.chance, EVENT_BLOCKS)
             )
             for at in range(BATCH)
         ]
@@ -218,6 +232,22 @@ class Dynamo:
         began = perf_counter()
         for at, data in enumerate(batch):
             apply_event(at % WORKERS, data)
+        return perf_counter() - began
+
+    def turnover(self) -> float:
+        """Seconds for some events, and for as many that take the oldest blocks away, end first."""
+        batch: list[bytes] = []
+        for at in range(BATCH):
+            names = hashes(self.names_of, EVENT_BLOCKS)
+            removed = {"removed": {"block_hashes": hashes(self.gone, EVENT_BLOCKS)[::-1]}}
+            batch.append(self._stored(2 * at + 1, names, hashes(self.chance, EVENT_BLOCKS)))
+            batch.append(
+                json.dumps({"event_id": 2 * at + 2, "data": removed, "dp_rank": 0}).encode()
+            )
+        apply_event = self.filled.apply_event
+        began = perf_counter()
+        for at, data in enumerate(batch):
+            apply_event(at // 2 % WORKERS, data)
         return perf_counter() - began
 
     def memory(self) -> float:

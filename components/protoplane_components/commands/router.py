@@ -8,6 +8,7 @@ from protoplane_base import MissingExtraError
 
 try:
     from protoplane_components.commands.router_replay import replay_command
+    from protoplane_components.commands.router_shards import shards_command
 except ModuleNotFoundError as error:
     if error.name not in ("numpy", "xxhash"):
         raise
@@ -17,12 +18,14 @@ _EXAMPLE = """
 \b
 Examples:
   protoplane router replay trace.jsonl --policy kv,round-robin --speedup 1,4,8
+  protoplane router shards 4
 """
 
 
 @click.group(epilog=_EXAMPLE)
 def router() -> None:
-    """Try how requests are routed to engines by what these have in their caches."""
+    """Route requests to engines by what these have in their caches."""
 
 
 router.add_command(replay_command)
+router.add_command(shards_command)

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     )
     from protoplane_components.kv_router.load import Load, LoadTable, Reservation
     from protoplane_components.kv_router.policies import Judgement, Policy, View
-    from protoplane_components.kv_router.router import Request, Router, Score, Selection, Worker
+    from protoplane_components.kv_router.router import Router
+    from protoplane_components.kv_router.selection import Request, Score, Selection, Worker
     from protoplane_components.kv_router.sharding import ShardedIndex
 
 __all__ = [
@@ -68,7 +69,8 @@ _MODULES = {
     "index": ("KvIndex", "Overlap", "Target", "Tier", "UnknownParentError"),
     "load": ("Load", "LoadTable", "Reservation"),
     "policies": ("Judgement", "Policy", "View"),
-    "router": ("Request", "Router", "Score", "Selection", "Worker"),
+    "router": ("Router",),
+    "selection": ("Request", "Score", "Selection", "Worker"),
     "sharding": ("ShardedIndex",),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}

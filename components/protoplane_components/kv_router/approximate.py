@@ -65,7 +65,7 @@ class ApproximateIndex:
         self._uses += 1
         self._last.setdefault(target, {}).update(dict.fromkeys(numbers, self._uses))
         self._lapses.append((self._uses, now + self._ttl_s, target, keys))
-        self._index.restore(target, numbers, numbers)
+        self._index.restore(target, keys, keys)
         while self._index.stats().blocks > self._max_blocks:
             self._forget_oldest()
 

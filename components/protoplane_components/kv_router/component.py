@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import secrets
 import time
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Collection, Mapping
-from contextlib import suppress
+from collections.abc import AsyncIterable, AsyncIterator, Collection, Mapping
+from contextlib import AsyncExitStack
 from dataclasses import replace
-from typing import Any, Self
+from operator import attrgetter
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
 
 from protoplane.router.v1 import (
     DumpRequest,
@@ -39,12 +42,11 @@ from protoplane.router.v1 import (
     SelectAndReserveResponse,
     SelectRequest,
     SelectResponse,
-    Worker,
     WorkersRequest,
     WorkersResponse,
     WorkerStatus,
 )
-from protoplane_base import Code, DecodeError, Duration, PlaneError, Timestamp
+from protoplane_base import Code, Duration, PlaneError, Timestamp
 from protoplane_components.kv_router.conversion import (
     Tokenizer,
     lease_s,
@@ -55,31 +57,29 @@ from protoplane_components.kv_router.conversion import (
     selection_of,
 )
 from protoplane_components.kv_router.explaining import FORMULA, steps
+from protoplane_components.kv_router.feeding import IndexFeed, kept_up
 from protoplane_components.kv_router.following import Course, KvFollower
-from protoplane_components.kv_router.index import KvIndex, Target
-from protoplane_components.kv_router.keeping import SnapshotKeeper
-from protoplane_components.kv_router.membership import Member, Membership
-from protoplane_components.kv_router.metrics import RouterMetrics
+from protoplane_components.kv_router.index import KvIndex, Overlap, Target
+from protoplane_components.kv_router.membership import Member
+from protoplane_components.kv_router.metrics import IndexMetrics, RouterMetrics
+from protoplane_components.kv_router.prompts import RecentPrompts
+from protoplane_components.kv_router.reading import PromptReader
 from protoplane_components.kv_router.replicas import Replicas
-from protoplane_components.kv_router.router import Request, Router
+from protoplane_components.kv_router.router import Router
+from protoplane_components.kv_router.selection import Request
+from protoplane_components.kv_router.settings import (
+    POLICY,
+    TOKENIZER,
+    WORKERS,
+    WORKERS_WITHOUT_EVENTS,
+    block_size,
+    shard_count,
+)
+from protoplane_components.kv_router.shards import Shards
 from protoplane_components.kv_router.snapshots import Restoring, dump
-from protoplane_runtime.engines.discovery import DEFAULT_NAMESPACE
-from protoplane_runtime.engines.interface import EventId
+from protoplane_components.kv_router.tokenizing import named_tokenizer
 from protoplane_server import Context, Host
-
-_log = logging.getLogger("protoplane.router")
-
-BLOCK_SIZE = "PROTOPLANE_ROUTER_BLOCK_SIZE"
-"""The environment variable for the tokens in a block; 16 without it."""
-
-POLICY = "PROTOPLANE_ROUTER_POLICY"
-"""The environment variable that names the policy; ``kv`` without it."""
-
-WORKERS = "PROTOPLANE_ROUTER_WORKERS"
-"""The environment variable for the path where discovery finds workers; anywhere without it."""
-
-_AGAIN_S = 1.0
-_RESTORE_S = 30.0
+from protoplane_server.http.reading import JsonReader
 
 
 class KvRouter(KvRouterService):
@@ -94,10 +94,16 @@ class KvRouter(KvRouterService):
             and the policy of ``$PROTOPLANE_ROUTER_POLICY``.
         workers: Path under which discovery finds workers; by default
             ``$PROTOPLANE_ROUTER_WORKERS``, else all that say they are workers.
-        tokenizer: Makes tokens of prompts that are texts; without it they are refused.
+        tokenizer: Makes tokens of prompts that are texts; by default that of
+            ``$PROTOPLANE_ROUTER_TOKENIZER``, see `named_tokenizer`; without one they are refused.
+        workers_without_events: Path under which discovery finds workers that serve texts and tell
+            no KV events, so that what they hold is guessed from what they were given; by default
+            ``$PROTOPLANE_ROUTER_WORKERS_WITHOUT_EVENTS``, else none.
         snapshot_interval_s: Seconds between two snapshots of the index in the object plane;
             ``None`` for none.
         replica_interval_s: Seconds between two rounds in which replicas tell all reservations.
+        shards: How many processes have a part of the index each, so that this one has none; by
+            default ``$PROTOPLANE_ROUTER_SHARDS``, else none.
     """
 
     def __init__(
@@ -106,42 +112,70 @@ class KvRouter(KvRouterService):
         *,
         workers: str | None = None,
         tokenizer: Tokenizer | None = None,
+        workers_without_events: str | None = None,
         snapshot_interval_s: float | None = 30.0,
         replica_interval_s: float = 2.0,
+        shards: int | None = None,
     ) -> None:
+        self._shard_count = shard_count(os.environ) if shards is None else shards
         self.router = router or _router(os.environ)
-        self._path = workers or os.environ.get(WORKERS) or None
-        self._tokenizer = tokenizer
-        self._snapshot_interval_s = snapshot_interval_s
+        if self._shard_count:
+            self.router.index = NoIndex()
+        self._feed = IndexFeed(
+            self.router,
+            path=workers or os.environ.get(WORKERS) or None,
+            snapshot_interval_s=snapshot_interval_s,
+            without_events=workers_without_events or os.environ.get(WORKERS_WITHOUT_EVENTS) or None,
+        )
+        self._tokenizer = tokenizer or named_tokenizer(os.environ.get(TOKENIZER, ""))
         self._replica_interval_s = replica_interval_s
-        index = self.router.index
-        self._index = index if isinstance(index, KvIndex) else None
-        self._membership = Membership(self.router, None, DEFAULT_NAMESPACE)
-        self._follower: KvFollower | None = None
         self._replicas: Replicas | None = None
+        self._shards: Shards | None = None
         self._host: Host | None = None
+        self._stack = AsyncExitStack()
         self._tasks: list[asyncio.Task[None]] = []
 
     @property
     def follower(self) -> KvFollower | None:
         """What keeps the index at what the workers hold; ``None`` where events do not feed it."""
-        return self._follower
+        return self._feed.follower
+
+    @property
+    def shards(self) -> Shards | None:
+        """The parts of the index; ``None`` where it is here, and before this is served."""
+        return self._shards
 
     @property
     def replicas(self) -> Replicas | None:
         """The other replicas; ``None`` before it is served, and without an engine."""
         return self._replicas
 
+    def json_readers(self) -> Mapping[str, JsonReader]:
+        """What reads requests with long prompts from JSON; the HTTP door asks for it."""
+        reader = PromptReader(RecentPrompts(self.router.block_size)).reader
+        return {
+            "Select": reader(SelectRequest, attrgetter("request")),
+            "SelectAndReserve": reader(SelectAndReserveRequest, attrgetter("request")),
+            "Explain": reader(ExplainRequest, attrgetter("request")),
+            "Query": reader(QueryRequest, lambda request: request),
+        }
+
     def hosted(self, host: Host) -> None:
         """Take the planes from the server."""
         self._host = host
-        self._membership = Membership(self.router, host.discovery, host.namespace)
-        if self._index is not None:
-            self._follower = self._membership.follower = KvFollower(
-                self._index,
-                host.events,
-                self._membership.fetch,
-                block_size=self.router.block_size,
+        self._feed.hosted(host)
+        if self._shard_count:
+            if host.discovery is None:
+                raise PlaneError(
+                    Code.FAILED_PRECONDITION,
+                    f"{self._shard_count} shards are to have the index, and there is no engine to "
+                    "find them by; name one",
+                )
+            self._shards = Shards(
+                host.discovery,
+                host.namespace,
+                self._shard_count,
+                registered=self._feed.membership.registered,
             )
         if host.discovery is not None:
             self._replicas = Replicas(
@@ -153,37 +187,18 @@ class KvRouter(KvRouterService):
                 release=self.router.release,
             )
         host.metrics.register(RouterMetrics(self))
+        host.metrics.register(IndexMetrics(self._feed))
 
     async def __aenter__(self) -> Self:
-        host = self._host
-        if host is None:
+        if self._host is None:
             return self
-        work: list[Callable[[], Awaitable[None]]] = []
-        if self._follower is not None and self._index is not None:
-            after = None
-            if self._snapshot_interval_s is not None:
-                keeper = SnapshotKeeper(
-                    self._index,
-                    self._follower,
-                    await host.open_objects(),
-                    f"{host.name.rpartition('/')[0]}/index",
-                    block_size=self.router.block_size,
-                    workers=self._registered,
-                    interval_s=self._snapshot_interval_s,
-                )
-                after = await self._restore(keeper)
-                work.append(keeper.run)
-            follower = self._follower
-
-            async def follow() -> None:
-                await follower.run(follower.position or after)
-
-            work.append(follow)
-        if host.discovery is not None:
-            work.append(lambda: self._membership.watch(self._path))
+        work = await self._feed.start()
+        if self._shards is not None:
+            await self._stack.enter_async_context(self._shards)
+            work.append(self._shards.watch)
         if self._replicas is not None:
             work.append(self._replicas.run)
-        self._tasks = [asyncio.create_task(_kept_up(each)) for each in work]
+        self._tasks = [asyncio.create_task(kept_up(each)) for each in work]
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -191,10 +206,11 @@ class KvRouter(KvRouterService):
             task.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks)
+        await self._stack.aclose()
 
     async def select(self, request: SelectRequest, ctx: Context) -> SelectResponse:
         """Pick a worker."""
-        asked = self._asked(request.request)
+        asked = await self._asked(request.request)
         scores = not (request.request and request.request.omit_scores)
         return SelectResponse(selection=selection_of(self.router.select(asked), scores=scores))
 
@@ -202,7 +218,7 @@ class KvRouter(KvRouterService):
         self, request: SelectAndReserveRequest, ctx: Context
     ) -> SelectAndReserveResponse:
         """Pick a worker, and count the request."""
-        asked = self._asked(request.request)
+        asked = await self._asked(request.request)
         if not asked.id:
             # Replicas must not give the same.
             asked = replace(asked, id=secrets.token_hex(8))
@@ -246,8 +262,8 @@ class KvRouter(KvRouterService):
 
     async def query(self, request: QueryRequest, ctx: Context) -> QueryResponse:
         """Tell what of a prompt is cached where."""
-        asked = query_of(request, self._tokenizer)
-        able = self._membership.of_model(request.model, ())
+        asked = await self._looked_up(query_of(request, self._tokenizer))
+        able = self._feed.membership.of_model(request.model, ())
         there = self.router.loads
         found = [
             overlap_of(target, overlap)
@@ -265,7 +281,7 @@ class KvRouter(KvRouterService):
 
     async def workers(self, request: WorkersRequest, ctx: Context) -> WorkersResponse:
         """Tell which workers there are."""
-        members = self._membership.members
+        members = self._feed.membership.members
         return WorkersResponse(
             workers=[
                 self._status(members[id_])
@@ -280,19 +296,24 @@ class KvRouter(KvRouterService):
         """Add a worker."""
         if request.worker is None:
             raise PlaneError(Code.INVALID_ARGUMENT, "worker is missing: say which one it is")
-        return RegisterWorkerResponse(added=self._membership.add(request.worker))
+        added = self._feed.membership.add(request.worker)
+        if self._shards is not None:
+            await self._shards.follow(request.worker)
+        return RegisterWorkerResponse(added=added)
 
     async def remove_worker(
         self, request: RemoveWorkerRequest, ctx: Context
     ) -> RemoveWorkerResponse:
         """Forget a worker."""
-        ended = self._membership.remove(request.worker_id)
+        ended = self._feed.membership.remove(request.worker_id)
+        if self._shards is not None:
+            await self._shards.forget(request.worker_id)
         return RemoveWorkerResponse(found=ended is not None, released=len(ended or ()))
 
     async def loads(self, request: LoadsRequest, ctx: Context) -> LoadsResponse:
         """Tell how busy workers are."""
         self.router.expire()
-        able = self._membership.of_model(request.model, ()) if request.model else ()
+        able = self._feed.membership.of_model(request.model, ()) if request.model else ()
         loads = [
             load_of(load)
             for load in self.router.loads.loads()
@@ -304,8 +325,8 @@ class KvRouter(KvRouterService):
     async def dump(self, request: DumpRequest, ctx: Context) -> AsyncIterator[DumpResponse]:
         """Give the index in pieces."""
         courses: Mapping[Target, Course] = {}
-        if self._follower is not None:
-            courses = self._follower.courses
+        if self._feed.follower is not None:
+            courses = self._feed.follower.courses
         pieces = dump(self._exact(), courses, self.router.block_size, frozenset(request.worker_ids))
         for piece in pieces:
             yield DumpResponse(piece=piece)
@@ -319,7 +340,7 @@ class KvRouter(KvRouterService):
         async for request in requests:
             if request.piece is not None:
                 restoring.put(request.piece)
-        self._membership.expect(restoring.courses)
+        self._feed.membership.expect(restoring.courses)
         return RestoreResponse(
             blocks=restoring.blocks,
             workers=len({target.worker for target in restoring.courses}),
@@ -327,23 +348,35 @@ class KvRouter(KvRouterService):
 
     async def explain(self, request: ExplainRequest, ctx: Context) -> ExplainResponse:
         """Tell why a request goes where it goes."""
-        selection = self.router.select(self._asked(request.request))
+        selection = self.router.select(await self._asked(request.request))
         return ExplainResponse(
             selection=selection_of(selection, scores=True),
-            steps=steps(selection, self.router, warm=self._warm),
+            steps=steps(selection, self.router, warm=self.router.index_ready),
             formula=FORMULA,
         )
 
-    @property
-    def _warm(self) -> bool:
-        return self._follower is None or self._follower.warm
-
-    def _asked(self, message: RoutingRequest | None) -> Request:
+    async def _asked(self, message: RoutingRequest | None) -> Request:
+        """A request, with whether the index is ready for it noted at the router."""
         pinned: Collection[str] = ()
         if message is not None:
-            pinned = self._membership.of_model(message.model, message.pinned_workers)
-        self.router.index_ready = self._warm
-        return request_of(message, self._tokenizer, pinned)
+            pinned = self._feed.membership.of_model(message.model, message.pinned_workers)
+        if self._replicas is not None:
+            self.router.replicas = 1 + len(self._replicas.peers)
+        asked = request_of(message, self._tokenizer, pinned)
+        if self._shards is not None:
+            asked = await self._looked_up(asked)
+            self.router.index_ready = asked.overlaps is not None
+        else:
+            self.router.index_ready = self._feed.warm
+        return asked
+
+    async def _looked_up(self, asked: Request) -> Request:
+        """A request, with what the shards know of its prompt."""
+        if self._shards is None:
+            return asked
+        asked = self.router.hashed(asked)
+        hashes = () if asked.hashes is None else asked.hashes
+        return replace(asked, overlaps=await self._shards.find(hashes))
 
     def _blocks(self, asked: Request) -> int:
         if asked.hashes is not None:
@@ -357,12 +390,15 @@ class KvRouter(KvRouterService):
                 self._replicas.changed(found)
 
     def _exact(self) -> KvIndex:
-        if self._index is None:
+        if self._feed.index is None:
             raise PlaneError(
                 Code.UNIMPLEMENTED,
-                f"a {type(self.router.index).__name__} cannot be dumped or restored; a KvIndex can",
+                "the shards have the index, and each keeps its own snapshots"
+                if self._shard_count
+                else f"a {type(self.router.index).__name__} cannot be dumped or restored; a "
+                "KvIndex can",
             )
-        return self._index
+        return self._feed.index
 
     def _status(self, member: Member) -> WorkerStatus:
         worker = member.worker
@@ -370,58 +406,32 @@ class KvRouter(KvRouterService):
             Target(worker.id, worker.dp_start + rank) for rank in range(max(1, worker.dp_size))
         ]
         courses: list[Course] = []
-        if self._follower is not None:
-            followed = self._follower.courses
+        if self._feed.follower is not None:
+            followed = self._feed.follower.courses
             courses = [followed.get(target, Course()) for target in targets]
         return WorkerStatus(
             worker=worker,
-            indexed_blocks=sum(map(self._index.count, targets)) if self._index else 0,
+            indexed_blocks=sum(map(self._feed.index.count, targets)) if self._feed.index else 0,
             last_event_ids=[course.event_id for course in courses],
             registered_at=member.since,
             discovered=bool(member.instance),
             in_sync=all(course.in_sync for course in courses),
         )
 
-    def _registered(self) -> list[dict[str, Any]]:
-        members = self._membership.members.values()
-        return [member.worker.model_dump(mode="json") for member in members if not member.instance]
 
-    async def _restore(self, keeper: SnapshotKeeper) -> EventId | None:
-        try:
-            async with asyncio.timeout(_RESTORE_S):
-                found = await keeper.restore()
-        except TimeoutError:
-            _log.warning("the snapshot of the index takes too long; workers are asked instead")
-            return None
-        if found is None:
-            return None
-        restoring, header, position = found
-        self._membership.expect(restoring.courses)
-        for worker in header.workers:
-            with suppress(PlaneError, DecodeError, ValueError):
-                self._membership.add(Worker.model_validate(worker))
-        return position
+class NoIndex:
+    """An index that has nothing, because shards have it."""
 
+    def find_keys(self, keys: NDArray[np.uint64]) -> Mapping[Target, Overlap]:
+        """Nothing."""
+        return {}
 
-async def _kept_up(work: Callable[[], Awaitable[None]]) -> None:
-    """Do something until it is over, again where a plane fails it."""
-    while True:
-        try:
-            await work()
-        except PlaneError as error:
-            _log.warning("%s; it is tried again", error.message)
-            await asyncio.sleep(_AGAIN_S)
-        else:
-            return
+    def remove_worker(self, worker: str) -> None:
+        """Nothing is there to forget."""
 
 
 def _router(environment: Mapping[str, str]) -> Router:
-    text = environment.get(BLOCK_SIZE) or "16"
-    if not (text.isascii() and text.isdigit() and int(text)):
-        raise PlaneError(
-            Code.INVALID_ARGUMENT, f"{BLOCK_SIZE} is {text!r}; give the tokens in a block, 16 say"
-        )
-    return Router(block_size=int(text), policy=environment.get(POLICY) or "kv")
+    return Router(block_size=block_size(environment), policy=environment.get(POLICY) or "kv")
 
 
 def _moment(after_s: float) -> Timestamp:

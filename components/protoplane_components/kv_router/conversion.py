@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 
+import numpy as np
+from numpy.typing import NDArray
+
 from protoplane.router.v1 import (
     Overlap,
     Prompt,
@@ -15,16 +18,17 @@ from protoplane.router.v1 import (
     WorkerScore,
 )
 from protoplane_base import Code, Duration, PlaneError
-from protoplane_components.kv_router import index, router
+from protoplane_components.kv_router import index
+from protoplane_components.kv_router import selection as choices
 from protoplane_components.kv_router.load import Load
 
-Tokenizer = Callable[[str], Sequence[int]]
+Tokenizer = Callable[[str], Sequence[int] | NDArray[np.uint32]]
 """Makes tokens of a text."""
 
 
 def request_of(
     message: RoutingRequest | None, tokenizer: Tokenizer | None, pinned: Collection[str]
-) -> router.Request:
+) -> choices.Request:
     """What is to be routed.
 
     Args:
@@ -38,7 +42,7 @@ def request_of(
     if message is None:
         raise PlaneError(Code.INVALID_ARGUMENT, "request is missing: say what is to be routed")
     tokens, hashes, prompt_tokens = _prompt(message.prompt, tokenizer)
-    return router.Request(
+    return choices.Request(
         tokens=tokens,
         hashes=hashes,
         prompt_tokens=prompt_tokens,
@@ -53,14 +57,14 @@ def request_of(
     )
 
 
-def query_of(message: QueryRequest, tokenizer: Tokenizer | None) -> router.Request:
+def query_of(message: QueryRequest, tokenizer: Tokenizer | None) -> choices.Request:
     """What is asked of the index.
 
     Raises:
         PlaneError: INVALID_ARGUMENT; it has no prompt that can be read here.
     """
     tokens, hashes, prompt_tokens = _prompt(message.prompt, tokenizer)
-    return router.Request(
+    return choices.Request(
         tokens=tokens,
         hashes=hashes,
         prompt_tokens=prompt_tokens,
@@ -69,7 +73,7 @@ def query_of(message: QueryRequest, tokenizer: Tokenizer | None) -> router.Reque
     )
 
 
-def selection_of(selection: router.Selection, *, scores: bool) -> Selection:
+def selection_of(selection: choices.Selection, *, scores: bool) -> Selection:
     """A choice as it is answered."""
     return Selection(
         worker_id=selection.target.worker,
@@ -83,14 +87,15 @@ def selection_of(selection: router.Selection, *, scores: bool) -> Selection:
     )
 
 
-def worker_of(worker: Worker) -> router.Worker:
+def worker_of(worker: Worker) -> choices.Worker:
     """A worker as the library knows it."""
-    return router.Worker(
+    return choices.Worker(
         id=worker.id,
         block_size=worker.block_size,
         endpoint=worker.endpoint,
         dp_start=worker.dp_start,
         dp_size=max(1, worker.dp_size),
+        no_events=worker.no_events,
     )
 
 
@@ -133,7 +138,7 @@ def lease_s(lease: Duration | None) -> float | None:
 
 def _prompt(
     prompt: Prompt | None, tokenizer: Tokenizer | None
-) -> tuple[Sequence[int] | None, Sequence[int] | None, int | None]:
+) -> tuple[Sequence[int] | NDArray[np.uint32] | None, Sequence[int] | None, int | None]:
     """Tokens, or hashes and the number of tokens."""
     if prompt is not None and prompt.tokens is not None:
         return prompt.tokens.ids, None, None
@@ -151,7 +156,7 @@ def _prompt(
     )
 
 
-def _score(score: router.Score) -> WorkerScore:
+def _score(score: choices.Score) -> WorkerScore:
     return WorkerScore(
         worker_id=score.target.worker,
         dp_rank=score.target.dp_rank,

@@ -2,7 +2,8 @@
 
     cost = prefill + decode + active + bias
 
-    prefill = weights.prefill * (prompt's tokens + tokens queued there - tokens saved) / block size
+    prefill = weights.prefill
+            * (tokens queued there + weights.fresh * (prompt's tokens - tokens saved)) / block size
     saved   = block size
             * (device * weights.device + host * weights.host + disk * weights.disk)
     decode  = weights.decode * (blocks in use there + blocks of the prompt)
@@ -16,6 +17,7 @@ same parts.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import sqrt
 
 import numpy as np
 
@@ -29,6 +31,10 @@ class CostWeights:
 
     Attributes:
         prefill: Of tokens to compute, for each block of them.
+        fresh: Of tokens of the prompt that are in no cache there, as against those that wait there
+            already. Both have to be computed, but the first also take the place of blocks that
+            another request could have used, and leave one more copy of what is cached elsewhere.
+            With 1, as in Dynamo, a replayed trace found less in the caches.
         decode: Of blocks in use, for each. To read a block costs far less than to compute one: with
             1, as in Dynamo, a replayed trace was answered later and written more slowly.
         active: Of requests at work, in blocks for each: they share the steps of the engine.
@@ -39,12 +45,14 @@ class CostWeights:
         warm_requests: A worker that had fewer requests than this is judged as if it had some of
             the best worker's blocks: all at first, then less with each request. Otherwise one that
             joins a warm fleet would stay cold. 0 warms nobody.
-        replicas: How many routers place requests on these workers. With more than one, each adds
-            chance of up to a prompt's blocks, so that those who know the same do not all choose
-            the same.
+        replicas: How many routers at least place requests on these workers; those that are heard
+            of count by themselves. With ``n`` of them, chance adds up to ``sqrt(n - 1)`` times the
+            blocks to compute, so that those who know the same do not all choose the same. A worker
+            that has the prompt has nothing to compute, so no chance leads away from it.
     """
 
     prefill: float = 1.0
+    fresh: float = 3.0
     decode: float = 0.1
     active: float = 1.0
     device: float = 1.0
@@ -55,7 +63,16 @@ class CostWeights:
     replicas: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("prefill", "decode", "active", "device", "host", "disk", "temperature"):
+        for name in (
+            "prefill",
+            "fresh",
+            "decode",
+            "active",
+            "device",
+            "host",
+            "disk",
+            "temperature",
+        ):
             value = getattr(self, name)
             if not 0 <= value < float("inf"):
                 raise PlaneError(
@@ -80,11 +97,13 @@ class KvPolicy:
         """Choose the one with the least cost."""
         weights, loads, size = self.weights, view.loads, view.block_size
         saved = view.device * (weights.device * size)
-        if view.host.any() or view.disk.any():
+        if view.tiered:
             saved += view.host * (weights.host * size) + view.disk * (weights.disk * size)
         np.minimum(saved, view.prompt_tokens, out=saved)
-        tokens = loads.prefill_tokens + view.prompt_tokens - saved
-        prefill = tokens * (weights.prefill / size)
+        own = view.prompt_tokens - saved
+        queued = loads.prefill_tokens
+        tokens = queued + own
+        prefill = (queued + own * weights.fresh) * (weights.prefill / size)
         decode = (loads.decode_blocks + view.prompt_blocks) * weights.decode
         active = loads.active_requests * weights.active
         cost = prefill + decode + active
@@ -101,11 +120,13 @@ class KvPolicy:
             cold = view.loads.placed < weights.warm_requests
             if cold.any() and not cold.all():
                 best = saved[view.rows].max()
-                lacking = (best - saved) * (weights.prefill / view.block_size)
+                lacking = (best - saved) * (weights.prefill * weights.fresh / view.block_size)
                 share = 1 - view.loads.placed / weights.warm_requests
                 bias = np.where(cold, -lacking * share, 0.0)
-        if weights.replicas > 1:
-            scale = view.prompt_blocks * (1 - 1 / weights.replicas)
-            chance = np.array([view.random.random() for _ in view.loads.targets]) * scale
+        replicas = max(weights.replicas, view.replicas)
+        if replicas > 1:
+            lacking = (view.prompt_tokens - saved) * (weights.prefill / view.block_size)
+            words = np.frombuffer(view.random.randbytes(4 * len(lacking)), np.uint32)
+            chance = words * lacking * (sqrt(replicas - 1) / (1 << 32))
             bias = chance if bias is None else bias + chance
         return bias

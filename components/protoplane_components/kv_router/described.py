@@ -48,6 +48,15 @@ def described(instance: Instance) -> Worker:
     )
 
 
+def described_without_events(instance: Instance) -> Worker:
+    """A worker that says nothing of a cache: whatever it serves, in blocks of the router's size."""
+    return Worker(
+        id=instance.name.rpartition("/")[2],
+        endpoint=instance.endpoints[0] if instance.endpoints else "",
+        no_events=True,
+    )
+
+
 def _number(name: str, field: str, text: str) -> int:
     if not (text.isascii() and text.isdigit()) or int(text) >= 1 << 63:
         raise PlaneError(

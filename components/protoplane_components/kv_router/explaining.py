@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections import Counter
 
 from protoplane_components.kv_router.cost import KvPolicy
-from protoplane_components.kv_router.router import Router, Selection
+from protoplane_components.kv_router.router import Router
+from protoplane_components.kv_router.selection import Selection
 
 FORMULA = (
-    "cost = weights.prefill * (prompt tokens + tokens queued - tokens saved) / block size"
+    "cost = weights.prefill"
+    " * (tokens queued + weights.fresh * (prompt tokens - tokens saved)) / block size"
     " + weights.decode * (blocks in use + blocks of the prompt)"
     " + weights.active * requests + bias"
 )

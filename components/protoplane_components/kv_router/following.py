@@ -63,10 +63,21 @@ class KvFollower:
         events: The event plane.
         fetch: Asks a worker for its state. It may raise `PlaneError`; UNAVAILABLE is tried again.
         block_size: Tokens in a block of the router.
+        whole: Whether the index is of all that workers hold. In a part of one, blocks behind such
+            that it does not have are no sign of lost events.
     """
 
-    def __init__(self, index: KvIndex, events: EventLog, fetch: Fetch, *, block_size: int) -> None:
+    def __init__(
+        self,
+        index: KvIndex,
+        events: EventLog,
+        fetch: Fetch,
+        *,
+        block_size: int,
+        whole: bool = True,
+    ) -> None:
         self._index = index
+        self._whole = whole
         self._events = events
         self._fetch = fetch
         self._block_size = block_size
@@ -214,7 +225,9 @@ class KvFollower:
             # The worker itself may not hold the parent: then nobody can use these, and asking again
             # and again would not help.
             lately = time.monotonic() - course.repaired_s < _ORPHANS_S
-            if course.in_sync and not lately and self._index.stats().evicted == 0:
+            if not (self._whole and course.in_sync) or lately:
+                return
+            if self._index.stats().evicted == 0:
                 self._repair(target)
         except PlaneError as error:
             _log.warning("KV event %d of %s: %s", event.event_id, target.worker, error.message)
@@ -267,7 +280,7 @@ class KvFollower:
 
     async def _replace(self, target: Target, course: Course, state: FetchedState) -> bool:
         orphans = await state.put_into(self._index, target)
-        if orphans:
+        if orphans and self._whole:
             _log.info("%s holds %d blocks whose beginning it does not hold", target, orphans)
         self.fetched += 1
         course.epoch, course.event_id = state.epoch, state.event_id

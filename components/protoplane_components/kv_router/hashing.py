@@ -7,12 +7,11 @@ mixed: XXH3-64 with seed 1337 over little-endian integers; a LoRA adapter's name
 namespace add to the seed.
 
 A **prefix key** names the same thing as a sequence hash, but a whole prompt's are made by a few
-passes of numpy, where a chain of hashes needs a call for each block. It has 60 bits, because
-Python keeps integers below 2**60 in 32 bytes. The upper 12 are the same for all prefixes that
-begin with the same block; the lower 48 are a polynomial of the block hashes: ``key(n) = key(n - 1)
-* R + hash(n)``, modulo 2**48. Block hashes are spread evenly by XXH3, so a prefix has the key of a
-certain other one with a chance of 2**-48; where they are the same but for two blocks swapped that
-lie a multiple of 2**j apart, of 2**(j - 46).
+passes of numpy, where a chain of hashes needs a call for each block. It is a polynomial of the
+block hashes: ``key(n) = key(n - 1) * R + hash(n) + C``, modulo 2**64; without C prefixes of blocks
+whose hash is zero would be the same. Block hashes are spread evenly by XXH3, so a prefix has the
+key of a certain other one with a chance of 2**-64; where they are the same but for two blocks
+swapped that lie a multiple of 2**j apart, of 2**(j - 62).
 """
 
 from __future__ import annotations
@@ -20,7 +19,6 @@ from __future__ import annotations
 from array import array
 from collections.abc import Sequence
 from struct import Struct, error, pack
-from sys import byteorder
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,17 +28,14 @@ from protoplane_base import Code, PlaneError
 
 SEED = 1337
 FAMILY_SHIFT = 48
-"""How far to the right the bits of a key have to go that all with the same first block share."""
-
-_MAX_FAMILY = (1 << 12) - 1
-# Where in an array of keys, as 16-bit numbers, the upper ones of each are.
-_UPPER = slice(3 if byteorder == "little" else 0, None, 4)
+"""How far to the right the key of a first block goes in a number that names a part of an index."""
 
 Hashes = NDArray[np.uint64] | Sequence[int]
 """Hashes of blocks, in order: an array of 64-bit integers, or a sequence of numbers below 2**64."""
 
 _WORD = 1 << 64
 _ROOT = 0x9E3779B97F4A7C13  # odd, and 3 modulo 8
+_ADDED = 0xD1B54A32D192ED03
 _INVERSE = pow(_ROOT, -1, _WORD)
 _PAIR = Struct("<2Q").pack
 
@@ -121,9 +116,20 @@ def as_hashes(hashes: Hashes) -> NDArray[np.uint64]:
     """
     if isinstance(hashes, np.ndarray):
         return hashes
+    # `array` reads a list in a third of numpy's time.
+    return np.frombuffer(as_words(hashes), np.uint64)
+
+
+def as_words(hashes: Hashes) -> array[int]:
+    """Hashes as an array that grows.
+
+    Raises:
+        PlaneError: INVALID_ARGUMENT, one is not below 2**64.
+    """
+    if isinstance(hashes, np.ndarray):
+        return array("Q", hashes.tobytes())
     try:
-        # `array` reads a list in a third of numpy's time.
-        return np.frombuffer(array("Q", hashes), np.uint64)
+        return array("Q", hashes)
     except OverflowError as fault:
         raise PlaneError(
             Code.INVALID_ARGUMENT, f"hashes are numbers from 0 to 2**64 - 1: {fault}"
@@ -149,33 +155,35 @@ def prefix_keys(hashes: Hashes, parent: int | None = None) -> NDArray[np.uint64]
     count = len(blocks)
     if not count:
         return np.empty(0, np.uint64)
-    up, down = _powers.first(count)
-    keys = np.multiply(blocks, down)
+    up, down, added = _powers.first(count)
+    keys = np.add(blocks, added)
+    keys *= down
     np.add.accumulate(keys, 0, None, keys)
-    if parent is None:
-        family = (blocks.item(0) >> 20) & _MAX_FAMILY
-    else:
-        family = parent >> FAMILY_SHIFT
+    if parent is not None:
         keys += np.uint64(parent)
     keys *= up
-    # The upper 16 bits of each; one assignment takes half the time of a mask and an "or".
-    keys.view(np.uint16)[_UPPER] = family
     return keys
 
 
 class _Powers:
-    """The powers of the root and of its inverse, as many as were needed so far."""
+    """The powers of the root and of its inverse, and the constant, as often as needed so far."""
 
     def __init__(self) -> None:
         self._grow(4096)
 
-    def first(self, count: int) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
-        """So many of both."""
+    def first(
+        self, count: int
+    ) -> tuple[NDArray[np.uint64], NDArray[np.uint64], NDArray[np.uint64]]:
+        """So many of each."""
         found = self._slices.get(count)
         if found is None:
             if count > len(self._up):
                 self._grow(count)
-            found = self._slices[count] = (self._up[:count], self._down[:count])
+            found = self._slices[count] = (
+                self._up[:count],
+                self._down[:count],
+                self._added[:count],
+            )
         return found
 
     def _grow(self, count: int) -> None:
@@ -184,8 +192,12 @@ class _Powers:
         self._up = np.multiply.accumulate(ones)
         ones.fill(_INVERSE)
         self._down = np.multiply.accumulate(ones)
+        # A number that is not an array takes numpy longer.
+        self._added = np.full(size, _ADDED, np.uint64)
         # Making one anew each time takes a tenth of what a prompt's keys take.
-        self._slices: dict[int, tuple[NDArray[np.uint64], NDArray[np.uint64]]] = {}
+        self._slices: dict[
+            int, tuple[NDArray[np.uint64], NDArray[np.uint64], NDArray[np.uint64]]
+        ] = {}
 
 
 _powers = _Powers()

@@ -1,38 +1,32 @@
 """Which worker holds which prefix: exact, from the events of the workers.
 
-For each tier one dict leads from the key of a prefix (`hashing.prefix_keys`) to a set of owners,
-the bits of a Python integer. An engine evicts the end of a sequence before its beginning, so of
-the blocks of a prompt an owner has all up to some depth and none behind it: looking at a few
-positions tells the depth of all owners at once, instead of a walk through every block. For caches
-with holes there is `find(…, every_block=True)`.
+What anybody has is in one tree of extents, prefixes that follow each other (`extents`): a prompt
+leads along a few of them, however long it is, and each says how far every owner gets. What an owner
+calls its blocks leads to the runs in which they came (`runs`), so that a removal needs no search.
+An event of many blocks costs a few steps, and an entry in a dict for each name.
 
-What an owner calls its blocks leads to their keys (`block_names`), so that a removal needs no
-search. An engine may hold a prefix in several blocks: it is gone when the last of their names is.
-To forget an owner takes one step: its bit is masked out at once, and what it had is swept away
-piece by piece, with later events or by `sweep`.
+An engine may hold a prefix in several blocks: it is gone when the last of their names is. To
+forget an owner takes one step: its bit is masked out at once, and what it had is swept away piece
+by piece, with later events or by `sweep`.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from enum import IntEnum
-from itertools import islice, repeat
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from protoplane_base import Code, PlaneError
-from protoplane_components.kv_router.block_names import BlockNames
-from protoplane_components.kv_router.hashing import (
-    FAMILY_SHIFT,
-    Hashes,
-    as_numbers,
-    prefix_keys,
-)
-from protoplane_components.kv_router.prefix_search import Families, PrefixSearch, walk
+from protoplane_components.kv_router.extents import ROOT, Extents, Place
+from protoplane_components.kv_router.hashing import Hashes, as_hashes, as_numbers, prefix_keys
+from protoplane_components.kv_router.owners import Blocks, Owner
+from protoplane_components.kv_router.prefix_search import reached, reached_in
+from protoplane_components.kv_router.runs import Run
 
 
 class Target(NamedTuple):
@@ -67,19 +61,38 @@ class UnknownParentError(PlaneError):
     """Blocks were stored behind one that the index does not have: an event was lost."""
 
 
-@dataclass(slots=True)
-class _Owner:
-    target: Target
-    bit: int
-    # For each tier, the engine's hashes with the keys of what they stand for.
-    blocks: tuple[BlockNames, BlockNames, BlockNames] = field(
-        default_factory=lambda: (BlockNames(), BlockNames(), BlockNames())
-    )
-    # For each tier, how many more engine hashes stand for a key than one; those with none are not
-    # in it.
-    more: tuple[dict[int, int], dict[int, int], dict[int, int]] = field(
-        default_factory=lambda: ({}, {}, {})
-    )
+class KeptBlocks(NamedTuple):
+    """Blocks of a target that follow each other in one tier, as they are kept elsewhere.
+
+    Attributes:
+        tier: Where they are.
+        depth: How many blocks of the sequence are before them.
+        parent: What the engine calls the block before the first, if the target has it.
+        engine_hashes: What the engine calls them.
+        keys: Keys of the prefixes that they end; where the target lacks the parent, behind those
+            that lead there.
+    """
+
+    tier: Tier
+    depth: int
+    parent: int | None
+    engine_hashes: Sequence[int]
+    keys: Sequence[int]
+
+    def part(self, begin: int, end: int) -> KeptBlocks:
+        """Some of them."""
+        way = len(self.keys) - len(self.engine_hashes)
+        if not begin:
+            return self._replace(
+                engine_hashes=self.engine_hashes[:end], keys=self.keys[: way + end]
+            )
+        return KeptBlocks(
+            self.tier,
+            self.depth + way + begin,
+            self.engine_hashes[begin - 1],
+            self.engine_hashes[begin:end],
+            self.keys[way + begin : way + end],
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +100,7 @@ class IndexStats:
     """What an index holds.
 
     Attributes:
-        prefixes: Different prefixes, in device memory.
+        prefixes: Different prefixes, in all tiers.
         blocks: Blocks of all targets, in all tiers.
         targets: Targets that have blocks, or had some.
         evicted: Blocks that were forgotten because there were too many.
@@ -116,22 +129,20 @@ class KvIndex:
                 Code.INVALID_ARGUMENT, f"max_blocks is {max_blocks}; give at least 1, or None"
             )
         self._max_blocks = max_blocks
-        self._tiers: tuple[Families, Families, Families] = ({}, {}, {})
-        self._search = PrefixSearch()
-        self._owners: dict[Target, _Owner] = {}
+        self._extents = Extents()
+        # How many blocks are elsewhere than in device memory.
+        self._slower = 0
+        self._owners: dict[Target, Owner] = {}
         self._by_bit: dict[int, Target] = {}
         self._free_bits: list[int] = []
         self._alive = 0
-        self._retired: deque[_Owner] = deque()
+        self._retired: deque[Owner] = deque()
         # Sets of bits that were met, as targets; cleared when the targets change.
-        self._groups: dict[int, tuple[Target, ...]] = {}
+        self._groups: dict[int, dict[Target, None]] = {}
         # Those of device memory alone, by depth: most are, and making one takes its time.
         self._overlaps: list[Overlap] = []
         self._blocks = 0
         self._evicted = 0
-        # Keys that were asked for since the last two turns of the clock.
-        self._asked: set[int] = set()
-        self._asked_before: set[int] = set()
 
     # What workers tell.
 
@@ -167,12 +178,14 @@ class KvIndex:
                 "has both",
             )
         owner = self._owners.get(target)
-        before = None if parent is None else self._key_of(owner, parent)
+        place, before, after = ROOT, None, None
+        if parent is not None:
+            place, before, after = self._behind(owner, parent, tier)
         if owner is None:
             owner = self._add(target)
-        keys: list[int] = prefix_keys(hashes, before).tolist()
-        if keys:
-            self._note(owner, as_numbers(engine_hashes), keys, tier)
+        keys = prefix_keys(hashes, before)
+        if len(keys):
+            self._note(owner, tier, Blocks.named(engine_hashes, keys), place, after)
 
     def restore(
         self,
@@ -180,26 +193,43 @@ class KvIndex:
         engine_hashes: Hashes,
         keys: Hashes,
         *,
+        depth: int = 0,
+        parent: int | None = None,
         tier: Tier = Tier.DEVICE,
     ) -> None:
-        """Take note of blocks with the keys of their prefixes, as `entries` tells them."""
-        owner = self._owners.get(target) or self._add(target)
-        families: dict[int, tuple[list[int], list[int]]] = {}
-        for engine, key in zip(as_numbers(engine_hashes), as_numbers(keys), strict=True):
-            names, prefixes = families.setdefault(key >> FAMILY_SHIFT, ([], []))
-            names.append(engine)
-            prefixes.append(key)
-        for names, prefixes in families.values():
-            self._note(owner, names, prefixes, tier)
+        """Take note of blocks with the keys of their prefixes, as `kept` tells them.
+
+        Args:
+            target: Who has them.
+            engine_hashes: What the engine calls them.
+            keys: Keys of prefixes that follow each other. The blocks end the last of them; those
+                before lead there, where the parent is not known.
+            depth: How many blocks of the sequence are before the first key.
+            parent: What the engine calls the block before the first, if the target has it.
+            tier: Where they are.
+        """
+        if not len(engine_hashes):
+            return
+        prefixes = as_hashes(keys)
+        owner = self._owners.get(target)
+        place, after = Place(depth=depth), None
+        if owner is None:
+            owner = self._add(target)
+        found = None if parent is None else owner.locate(parent, tier - 1)
+        if found is not None:
+            place, after = found.behind, found.run
+        way = len(prefixes) - len(engine_hashes)
+        if way:
+            place = self._extents.lay(prefixes[:way], place)
+        self._note(owner, tier, Blocks.named(engine_hashes, prefixes[way:]), place, after)
 
     def remove(self, target: Target, engine_hashes: Hashes, *, tier: Tier = Tier.DEVICE) -> int:
         """Forget blocks of a tier, and tell how many of them were there."""
         owner = self._owners.get(target)
         if owner is None:
             return 0
-        gone = as_numbers(engine_hashes)
-        removed = _drop(owner, self._tiers[tier - 1], gone, tier - 1)
-        self._blocks -= removed
+        removed = owner.drop(self._extents, tier - 1, as_numbers(engine_hashes))
+        self._count(tier, -removed)
         if self._retired:
             self.sweep(2 * removed)
         return removed
@@ -212,7 +242,8 @@ class KvIndex:
         self._alive &= ~owner.bit
         self._by_bit.pop(owner.bit)
         self._groups.clear()
-        self._blocks -= sum(map(len, owner.blocks))
+        for tier, holding in zip(Tier, owner.tiers, strict=True):
+            self._count(tier, -len(holding.names))
         self._retired.append(owner)
 
     def remove_worker(self, worker: str) -> None:
@@ -224,71 +255,66 @@ class KvIndex:
         """Free the memory of up to so many blocks that were forgotten; tells how many are left."""
         while self._retired and blocks > 0:
             owner = self._retired[0]
-            for place, families in enumerate(self._tiers):
-                batch = list(islice(owner.blocks[place], blocks))
-                _drop(owner, families, batch, place)
-                blocks -= len(batch)
-            if not any(owner.blocks):
+            for tier, holding in enumerate(owner.tiers):
+                while holding.runs and blocks > 0:
+                    run = next(reversed(holding.runs.values()))
+                    blocks -= owner.drop(self._extents, tier, run.names[-blocks:].tolist())
+            if not any(holding.runs for holding in owner.tiers):
                 self._free_bits.append(owner.bit)
                 self._retired.popleft()
-        return sum(len(blocks) for owner in self._retired for blocks in owner.blocks)
+        return sum(map(len, self._retired))
 
     # What requests ask.
 
-    def find(self, hashes: Hashes, *, every_block: bool = False) -> dict[Target, Overlap]:
+    def find(self, hashes: Hashes) -> dict[Target, Overlap]:
         """How much of a prompt each target has, of those that have its first block.
 
         Args:
             hashes: Hashes of the prompt's full blocks.
-            every_block: Look at every block instead of a few, for caches with holes.
         """
-        return self.find_keys(prefix_keys(hashes), every_block=every_block)
+        return self.find_keys(prefix_keys(hashes))
 
-    def find_keys(
-        self, keys: NDArray[np.uint64], *, every_block: bool = False
-    ) -> dict[Target, Overlap]:
+    def find_keys(self, keys: NDArray[np.uint64]) -> dict[Target, Overlap]:
         """Like `find`, by keys of the prompt's prefixes."""
         if self._max_blocks is not None:
-            self._asked.update(keys.tolist())
-        if self._tiers[1] or self._tiers[2]:
-            return self._find_tiered(keys, every_block=every_block)
-        search = walk if every_block else self._search.jump
-        overlaps, alone = self._overlaps, self._by_bit.get
+            for extent, _ in self._extents.path(keys):
+                extent.asked = True
+        if self._slower:
+            return self._find_tiered(keys)
+        overlaps = self._overlaps
         if len(keys) >= len(overlaps):
             overlaps += map(Overlap, range(len(overlaps), len(keys) + 1))
+        alive = self._alive if self._retired else None
+        ends = reached(self._extents.starts, keys, alive)
+        by_bit, groups = self._by_bit, self._groups
         found: dict[Target, Overlap] = {}
-        for bits, depth in search((self._tiers[0],), keys, self._alive):
-            target = alone(bits)
+        for depth, bits in ends:
+            target = by_bit.get(bits)
             if target is not None:
                 found[target] = overlaps[depth]
             else:
-                group = self._groups.get(bits) or self._group(bits)
-                found.update(dict.fromkeys(group, overlaps[depth]))
+                found |= dict.fromkeys(groups.get(bits) or self._group(bits), overlaps[depth])
         return found
 
     def depths(self, hashes: Hashes) -> dict[Target, int]:
         """How many blocks of a prompt each target has, in whatever tier."""
-        keys = prefix_keys(hashes)
-        tiers = self._tiers if self._tiers[1] or self._tiers[2] else self._tiers[:1]
+        path = [*self._extents.path(prefix_keys(hashes))]
         found: dict[Target, int] = {}
-        for bits, depth in self._search.jump(tiers, keys, self._alive):
-            found.update(dict.fromkeys(self._groups.get(bits) or self._group(bits), depth))
+        for depth, bits in reached_in(path, len(Tier), self._alive):
+            found |= dict.fromkeys(self._groups.get(bits) or self._group(bits), depth)
         return found
 
-    def _find_tiered(self, keys: NDArray[np.uint64], *, every_block: bool) -> dict[Target, Overlap]:
-        search = walk if every_block else self._search.jump
-        found: dict[Target, Overlap] = {}
-        reached: dict[Target, list[int]] = {}
-        for count in (1, 2, 3):
-            for bits, depth in search(self._tiers[:count], keys, self._alive):
+    def _find_tiered(self, keys: NDArray[np.uint64]) -> dict[Target, Overlap]:
+        path = [*self._extents.path(keys)]
+        depths: dict[Target, list[int]] = {}
+        for tiers in (1, 2, 3):
+            for depth, bits in reached_in(path, tiers, self._alive):
                 for target in self._groups.get(bits) or self._group(bits):
-                    reached.setdefault(target, [0, 0, 0])[count - 1] = depth
-        for target, (device, host, disk) in reached.items():
-            # In a cache with holes halving may go less deep in more tiers.
-            with_host = max(device, host)
-            with_disk = max(with_host, disk)
-            found[target] = Overlap(device, with_host - device, with_disk - with_host)
-        return found
+                    depths.setdefault(target, [0, 0, 0])[tiers - 1] = depth
+        return {
+            target: Overlap(device, host - device, disk - host)
+            for target, (device, host, disk) in depths.items()
+        }
 
     # What there is.
 
@@ -299,172 +325,98 @@ class KvIndex:
     def count(self, target: Target) -> int:
         """How many blocks a target has, in all tiers."""
         owner = self._owners.get(target)
-        return sum(map(len, owner.blocks)) if owner else 0
+        return 0 if owner is None else len(owner)
 
     def entries(self, target: Target) -> Iterator[tuple[Tier, Mapping[int, int]]]:
-        """The blocks of a target, tier by tier: engine hashes with the keys of their prefixes.
-
-        Copy what is to outlive the next event.
-        """
+        """The blocks of a target, tier by tier: engine hashes with the keys of their prefixes."""
         owner = self._owners.get(target)
         if owner is not None:
             for tier in Tier:
-                if owner.blocks[tier - 1]:
-                    yield tier, owner.blocks[tier - 1].entries()
+                if owner.tiers[tier - 1].names:
+                    yield tier, owner.tiers[tier - 1].entries()
+
+    def kept(self, target: Target) -> Iterator[KeptBlocks]:
+        """The blocks of a target as `restore` takes them; the index may not change meanwhile."""
+        owner = self._owners.get(target)
+        if owner is not None:
+            for tier, depth, parent, names, keys in owner.kept():
+                yield KeptBlocks(Tier(tier + 1), depth, parent, names, keys)
 
     def stats(self) -> IndexStats:
         """What it holds."""
-        prefixes = sum(map(len, self._tiers[0].values()))
-        return IndexStats(prefixes, self._blocks, len(self._owners), self._evicted)
+        return IndexStats(self._extents.prefixes, self._blocks, len(self._owners), self._evicted)
 
     # Inside.
 
-    def _key_of(self, owner: _Owner | None, engine_hash: int) -> int:
-        if owner is not None:
-            for blocks in owner.blocks:
-                key = blocks.get(engine_hash)
-                if key is not None:
-                    return key
-        raise UnknownParentError(
-            Code.FAILED_PRECONDITION,
-            f"blocks were stored behind block {engine_hash}, which is not in the index: an event "
-            "was lost; fetch the worker's state",
-        )
+    def _behind(
+        self, owner: Owner | None, parent: int, tier: Tier
+    ) -> tuple[Place, int, Run | None]:
+        """The place behind a block, the key of the prefix that it ends, and its run."""
+        found = None if owner is None else owner.locate(parent, tier - 1)
+        if found is None:
+            raise UnknownParentError(
+                Code.FAILED_PRECONDITION,
+                f"blocks were stored behind block {parent}, which is not in the index: an event "
+                "was lost; fetch the worker's state",
+            )
+        return found.behind, found.extent.keys[found.behind.at - 1], found.run
 
-    def _add(self, target: Target) -> _Owner:
+    def _add(self, target: Target) -> Owner:
         if self._free_bits:
             bit = self._free_bits.pop()
         else:
             bit = 1 << (len(self._owners) + len(self._retired))
-        owner = _Owner(target, bit)
+        owner = Owner(bit)
         self._owners[target] = owner
         self._by_bit[bit] = target
         self._alive |= bit
         return owner
 
     def _note(
-        self, owner: _Owner, engine_hashes: Sequence[int], keys: list[int], tier: Tier
+        self, owner: Owner, tier: Tier, blocks: Blocks, place: Place, after: Run | None
     ) -> None:
-        """Take note of blocks of one family."""
-        families, mine = self._tiers[tier - 1], owner.blocks[tier - 1]
-        before = len(mine)
-        # Mostly all of it is new to the owner: then a few passes do, none of them in Python.
-        joined = _join(families, keys, owner.bit)
-        if not (joined and mine.add(engine_hashes, keys)):
-            _join_one_by_one(owner, families, engine_hashes, keys, tier - 1, joined=joined)
-        self._blocks += len(mine) - before
+        names = owner.tiers[tier - 1].names
+        before = len(names)
+        owner.note(self._extents, tier - 1, blocks, place, after)
+        self._count(tier, len(names) - before)
         if self._retired:
-            self.sweep(2 * len(keys))
+            self.sweep(2 * len(blocks.keys))
         if self._max_blocks is not None and self._blocks > self._max_blocks:
             self._evict(self._max_blocks)
 
-    def _group(self, bits: int) -> tuple[Target, ...]:
+    def _count(self, tier: Tier, blocks: int) -> None:
+        self._blocks += blocks
+        if tier is not Tier.DEVICE:
+            self._slower += blocks
+
+    def _group(self, bits: int) -> dict[Target, None]:
         if len(self._groups) >= 4096:
             self._groups.clear()
-        group: list[Target] = []
+        # A dict, which knows the hashes of its keys: copying it takes a fraction of the time.
+        group: dict[Target, None] = {}
         rest = bits
         while rest:
             bit = rest & -rest
-            group.append(self._by_bit[bit])
+            group[self._by_bit[bit]] = None
             rest ^= bit
-        found = self._groups[bits] = tuple(group)
-        return found
+        self._groups[bits] = group
+        return group
 
     def _evict(self, most: int) -> None:
-        """Forget blocks, the oldest first; those that were asked for get a second turn."""
+        """Forget blocks, the oldest runs first; those that were asked for get a second turn."""
         while self._blocks > most:
-            owner = max(self._owners.values(), key=lambda owner: sum(map(len, owner.blocks)))
-            place = max(range(3), key=lambda place: len(owner.blocks[place]))
-            mine = owner.blocks[place]
-            batch = list(islice(mine, max(1, min(len(mine) // 16, 4096))))
-            asked = self._asked | self._asked_before
-            again = [engine for engine in batch if mine.get(engine) in asked]
-            for engine in again:
-                for key in mine.take((engine,)):
-                    mine.put(engine, key)
-            stay = set(again)
-            gone = [engine for engine in batch if engine not in stay]
-            count = _drop(owner, self._tiers[place], gone, place)
-            self._blocks -= count
-            self._evicted += count
-            if again or len(self._asked) > most:
-                self._asked_before, self._asked = self._asked, set()
-
-
-def _join(families: Families, keys: list[int], bit: int) -> bool:
-    """Add an owner to prefixes of one family; does nothing where it has one of them already."""
-    family = keys[0] >> FAMILY_SHIFT
-    everyone = families.get(family)
-    if everyone is None:
-        everyone = dict.fromkeys(keys, bit)
-        if len(everyone) != len(keys):
-            return False
-        families[family] = everyone
-        return True
-    before = len(everyone)
-    # It leaves what is there, so that what it added is at the end.
-    deque(map(everyone.setdefault, keys, repeat(bit)), maxlen=0)
-    new = len(everyone) - before
-    if new == len(keys):
-        return True
-    for _ in range(new):
-        everyone.popitem()
-    had = list(map(everyone.get, keys, repeat(0)))
-    kinds = set(had)
-    if any(bits & bit for bits in kinds) or len(set(keys)) != len(keys):
-        return False
-    # Blocks in a row mostly have the same owners, so they share the integer.
-    merged = {bits: bits | bit for bits in kinds}
-    everyone.update(zip(keys, map(merged.__getitem__, had), strict=True))
-    return True
-
-
-def _join_one_by_one(
-    owner: _Owner,
-    families: Families,
-    engine_hashes: Sequence[int],
-    keys: list[int],
-    place: int,
-    *,
-    joined: bool,
-) -> None:
-    """Note blocks some of which the owner has already, or had others under the same names."""
-    mine, more, bit = owner.blocks[place], owner.more[place], owner.bit
-    family = keys[0] >> FAMILY_SHIFT
-    for engine, key in zip(engine_hashes, keys, strict=True):
-        told = mine.get(engine)
-        if told == key:
-            continue
-        if told is not None:
-            _drop(owner, families, (engine,), place)
-        if not joined:
-            everyone = families.setdefault(family, {})
-            bits = everyone.get(key, 0)
-            if bits & bit:
-                more[key] = more.get(key, 0) + 1
-            else:
-                everyone[key] = bits | bit
-        mine.put(engine, key)
-
-
-def _drop(owner: _Owner, families: Families, engine_hashes: Iterable[int], place: int) -> int:
-    """Take blocks of a tier from one owner; tells how many there were."""
-    more, bit = owner.more[place], owner.bit
-    keys = owner.blocks[place].take(engine_hashes)
-    for key in keys:
-        if more and key in more:
-            # It has the prefix under another name, too.
-            more[key] -= 1
-            if not more[key]:
-                del more[key]
-            continue
-        family = key >> FAMILY_SHIFT
-        everyone = families[family]
-        bits = everyone[key]
-        if bits != bit:
-            everyone[key] = bits & ~bit
-            continue
-        del everyone[key]
-        if not everyone:
-            del families[family]
-    return len(keys)
+            owner = max(self._owners.values(), key=len)
+            tier = max(Tier, key=lambda tier: len(owner.tiers[tier - 1].names))
+            holding = owner.tiers[tier - 1]
+            # So many in one go that the look for the owner costs little.
+            goal = max(1, min(len(holding.names) // 16, 4096))
+            while goal > 0:
+                number, run = next(iter(holding.runs.items()))
+                if run.extent.asked:
+                    run.extent.asked = False
+                    holding.runs[number] = holding.runs.pop(number)
+                    continue
+                gone = owner.drop(self._extents, tier - 1, run.names[-goal:].tolist())
+                goal -= gone
+                self._count(tier, -gone)
+                self._evicted += gone

@@ -6,7 +6,7 @@ request is over gets lost, the load heals by itself.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
 
@@ -104,6 +104,11 @@ class LoadTable:
     def row(self, target: Target) -> int | None:
         """The row of a target; `None` for one that is not here."""
         return self._rows.get(target)
+
+    @property
+    def rows(self) -> Mapping[Target, int]:
+        """The row of each target."""
+        return self._rows
 
     @property
     def prefill_tokens(self) -> NDArray[np.float64]:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
 
+from protoplane.inference.v1 import InferenceService
+from protoplane.orchestrator.v1 import OrchestratorService
 from protoplane.router.v1 import KvStateRequest, KvWorkerClient, KvWorkerService, Worker
 from protoplane_base import Code, PlaneError, Timestamp
 from protoplane_client import connect
 from protoplane_components.kv_router.conversion import worker_of
-from protoplane_components.kv_router.described import described
+from protoplane_components.kv_router.described import described, described_without_events
 from protoplane_components.kv_router.following import Course, KvFollower
 from protoplane_components.kv_router.index import Target
 from protoplane_components.kv_router.load import Reservation
@@ -22,6 +24,8 @@ from protoplane_runtime.engines.discovery import Discovery, Instance, Left
 _log = logging.getLogger("protoplane.router")
 
 _SERVICE = KvWorkerService.spec.full_name
+_TEXTS = InferenceService.spec.full_name
+_NOT_ONE = frozenset((_SERVICE, OrchestratorService.spec.full_name))
 _FETCH_S = 60.0
 
 # Behind an HTTP address of a worker that was registered is its engine, which knows nothing of this.
@@ -67,6 +71,10 @@ class Membership:
         """The workers by their ids."""
         return self._members
 
+    def registered(self) -> list[Worker]:
+        """The workers that did not come by discovery."""
+        return [member.worker for member in self._members.values() if not member.instance]
+
     def expect(self, courses: Mapping[Target, Course]) -> None:
         """Note what the index already has; a worker that comes goes on from there."""
         for target, course in courses.items():
@@ -96,7 +104,7 @@ class Membership:
             if before is not None and before.targets() != known.targets():
                 self.follower.remove(worker.id)
             self._expected.discard(worker.id)
-            for target in known.targets():
+            for target in () if known.no_events else known.targets():
                 self.follower.add(target)
         return added
 
@@ -156,17 +164,38 @@ class Membership:
                 for change in batch:
                     if isinstance(change, Left):
                         self._left(change.instance)
-                    else:
-                        self._came(change.instance)
+                    elif _SERVICE in change.instance.services:
+                        self._came(change.instance, described)
                 if first:
                     first = False
                     self._forget_expected()
 
-    def _came(self, instance: Instance) -> None:
-        if _SERVICE not in instance.services:
+    async def watch_without_events(self, path: str) -> None:
+        """Follow which workers come and go that tell nothing of their caches.
+
+        These are the instances that serve texts and are no workers by their own word. Runs until
+        it is cancelled.
+
+        Args:
+            path: Where they are: a component or a collection.
+
+        Raises:
+            PlaneError: INVALID_ARGUMENT for what is no path.
+        """
+        if self._discovery is None:
             return
+        async with aclosing(self._discovery.watch(path, namespace=self._namespace)) as changes:
+            async for batch in changes:
+                for change in batch:
+                    services = change.instance.services
+                    if isinstance(change, Left):
+                        self._left(change.instance)
+                    elif _TEXTS in services and not _NOT_ONE.intersection(services):
+                        self._came(change.instance, described_without_events)
+
+    def _came(self, instance: Instance, read: Callable[[Instance], Worker]) -> None:
         try:
-            worker = described(instance)
+            worker = read(instance)
             known = self._members.get(worker.id)
             if known is not None and known.instance != instance.name:
                 raise PlaneError(

@@ -31,6 +31,8 @@ class View:
         block_size: Tokens in a block.
         rows: Rows to choose from, at least one.
         random: Where chance comes from.
+        tiered: Whether any of them has blocks elsewhere than in device memory.
+        replicas: How many routers place requests on these targets, this one included.
     """
 
     loads: LoadTable
@@ -41,6 +43,8 @@ class View:
     block_size: int
     rows: NDArray[np.intp]
     random: Random
+    tiered: bool = True
+    replicas: int = 1
 
     @property
     def prompt_blocks(self) -> float:
@@ -183,10 +187,10 @@ def draw(cost: Row, rows: NDArray[np.intp], temperature: float, random: Random) 
         at = int(np.searchsorted(weights.cumsum(), random.random(), side="right"))
         at = min(at, len(rows) - 1)
     else:
-        least_ones = np.flatnonzero(among == least)
+        least_ones = (among == least).nonzero()[0]
         weights = np.zeros(len(rows))
         weights[least_ones] = 1 / len(least_ones)
-        at = int(least_ones[random.randrange(len(least_ones))])
+        at = least_ones.item(random.randrange(len(least_ones)) if len(least_ones) > 1 else 0)
     probability = np.zeros(len(cost))
     probability[rows] = weights
     return int(rows[at]), probability

@@ -7,7 +7,7 @@ import itertools
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from random import Random
 from typing import Protocol
 
@@ -18,177 +18,21 @@ from protoplane_base import Code, PlaneError
 from protoplane_components.kv_router.admission import Admission, WaitingLine, refused
 from protoplane_components.kv_router.approximate import ApproximateIndex
 from protoplane_components.kv_router.cost import CostWeights, KvPolicy
-from protoplane_components.kv_router.hashing import Hashes, as_hashes, block_hashes, prefix_keys
+from protoplane_components.kv_router.hashing import as_hashes, block_hashes, prefix_keys
 from protoplane_components.kv_router.index import KvIndex, Overlap, Target
 from protoplane_components.kv_router.load import LoadTable, Reservation
 from protoplane_components.kv_router.policies import (
-    Judgement,
     LeastLoaded,
     Policy,
     PowerOfTwo,
     RandomChoice,
     RoundRobin,
-    Row,
     View,
 )
 from protoplane_components.kv_router.promised import PromisedBlocks
+from protoplane_components.kv_router.selection import Request, Selection, Worker
 
 _NOTHING = Overlap()
-
-
-@dataclass(frozen=True, slots=True)
-class Worker:
-    """A worker that requests can go to.
-
-    Attributes:
-        id: Its id: one path segment, such as the id of its instance.
-        block_size: Tokens in a block of its cache; 0 for the router's.
-        endpoint: Where it is reached; the router does not read it.
-        dp_start: Its lowest data-parallel rank.
-        dp_size: How many ranks it has.
-    """
-
-    id: str
-    block_size: int = 0
-    endpoint: str = ""
-    dp_start: int = 0
-    dp_size: int = 1
-
-    def targets(self) -> list[Target]:
-        """Its ranks."""
-        return [Target(self.id, self.dp_start + rank) for rank in range(max(1, self.dp_size))]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
-    """A request that needs a worker. Give its tokens or its block hashes.
-
-    Attributes:
-        tokens: The prompt.
-        hashes: Hashes of the prompt's full blocks; they include LoRA name and cache namespace.
-        prompt_tokens: Tokens of the prompt where only hashes are given; absent, all blocks are
-            full.
-        lora: Name of the LoRA adapter.
-        cache_namespace: Requests share blocks only within it.
-        priority: Those with a higher one leave the queue first.
-        session: Requests of one session go to one worker while it can take them.
-        pinned: Ids of the only workers to choose from; empty for all.
-        excluded: Ids of workers not to choose.
-        policy: Name of the policy; empty for the router's own.
-        id: Name of its reservation; the router makes one where it is empty.
-    """
-
-    tokens: Sequence[int] | NDArray[np.uint32] | None = None
-    hashes: Hashes | None = None
-    prompt_tokens: int | None = None
-    lora: str = ""
-    cache_namespace: str = ""
-    priority: int = 0
-    session: str = ""
-    pinned: frozenset[str] = frozenset()
-    excluded: frozenset[str] = frozenset()
-    policy: str = ""
-    id: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Score:
-    """How a target was judged. Costs are in blocks; the least wins.
-
-    Attributes:
-        target: Who.
-        overlap: What it has of the prompt.
-        prefill_tokens: Tokens that it would compute before the answer begins.
-        prefill: Part of the cost for them.
-        decode: Part of the cost for blocks in use.
-        active: Part of the cost for requests at work.
-        bias: What else was counted.
-        cost: The whole cost.
-        probability: How likely it was to be chosen.
-        barred: Why it could not be chosen: `pinned` to others, `excluded`, `busy`, or empty.
-    """
-
-    target: Target
-    overlap: Overlap
-    prefill_tokens: float
-    prefill: float
-    decode: float
-    active: float
-    bias: float
-    cost: float
-    probability: float
-    barred: str
-
-
-@dataclass(frozen=True, slots=True)
-class Selection:
-    """A choice.
-
-    Attributes:
-        target: Who was chosen.
-        worker: Its worker.
-        overlap: What it has of the prompt.
-        prompt_blocks: Full blocks of the prompt.
-        prompt_tokens: Tokens of the prompt.
-        prefill_tokens: Those of them that are in no cache of the chosen one.
-        policy: Name of the policy that chose.
-        degraded: Whether that is not the one that was asked for, because the index is not ready.
-        sticky: Whether the session chose, not the policy.
-        keys: Keys of the prompt's prefixes.
-    """
-
-    target: Target
-    worker: Worker
-    overlap: Overlap
-    prompt_blocks: int
-    prompt_tokens: int
-    prefill_tokens: int
-    policy: str
-    degraded: bool
-    sticky: bool
-    keys: NDArray[np.uint64] = field(repr=False)
-    _targets: Sequence[Target] = field(repr=False)
-    _overlaps: Mapping[Target, Overlap] = field(repr=False)
-    _judgement: Judgement = field(repr=False)
-    _barred: Mapping[int, str] = field(repr=False)
-
-    def scores(self) -> list[Score]:
-        """How each target was judged: the chosen one first, then by cost, those barred last."""
-        judged = self._judgement
-        nothing = [0.0] * len(self._targets)
-
-        def column(figures: Row | None) -> list[float]:
-            return nothing if figures is None else figures.tolist()
-
-        columns = zip(
-            column(judged.prefill_tokens),
-            column(judged.prefill),
-            column(judged.decode),
-            column(judged.active),
-            column(judged.bias),
-            judged.cost.tolist(),
-            judged.probability.tolist(),
-            strict=True,
-        )
-        scores: list[Score] = []
-        for row, (tokens, prefill, decode, active, bias, cost, probability) in enumerate(columns):
-            target = self._targets[row]
-            scores.append(
-                Score(
-                    target,
-                    self._overlaps.get(target, _NOTHING),
-                    tokens,
-                    prefill,
-                    decode,
-                    active,
-                    bias,
-                    cost,
-                    probability,
-                    self._barred.get(row, ""),
-                )
-            )
-        scores.sort(key=lambda each: (each.target != self.target, bool(each.barred), each.cost))
-        return scores
 
 
 class Index(Protocol):
@@ -211,7 +55,8 @@ class Router:
     Args:
         block_size: Tokens in a block of the workers' caches.
         index: What is cached where; a `KvIndex` that is fed with events by default. An
-            `ApproximateIndex` is fed by the router itself.
+            `ApproximateIndex` is fed by the router itself, as is one beside the index for workers
+            that tell no events.
         policy: Name of the policy that chooses where a request names none, or a policy of your own.
         weights: Weights of the policy ``kv``.
         fallback: Name of a policy that needs no index, for as long as `index_ready` is false.
@@ -221,6 +66,10 @@ class Router:
         max_sessions: Most sessions to remember; the ones without requests for longest go first.
         clock: Seconds, from any beginning.
         random: Where chance comes from.
+
+    Attributes:
+        index_ready: Whether the index is worth asking; while it is not, the fallback chooses.
+        replicas: How many routers place requests on these workers, as far as is known.
 
     Raises:
         PlaneError: INVALID_ARGUMENT, there is no policy of that name, or a figure makes no sense.
@@ -249,7 +98,9 @@ class Router:
         self.block_size = block_size
         self.index: Index = KvIndex() if index is None else index
         self.index_ready = True
+        self.replicas = 1
         self.promised = PromisedBlocks()
+        self.guesses = ApproximateIndex(clock=clock)
         self.loads = LoadTable()
         self.admission = admission
         self._policies: dict[str, Policy] = {
@@ -278,6 +129,7 @@ class Router:
         self._clock = clock
         self._random = Random() if random is None else random  # noqa: S311  # no secret
         self._workers: dict[str, Worker] = {}
+        self._guessing = False
         self._sessions: OrderedDict[str, tuple[Target, float]] = OrderedDict()
         self._numbers = itertools.count(1)
         self._line: WaitingLine[_Waiting] = WaitingLine(admission)
@@ -308,6 +160,7 @@ class Router:
             )
         before = self._workers.get(worker.id)
         self._workers[worker.id] = worker
+        self._guessing = any(each.no_events for each in self._workers.values())
         targets = worker.targets()
         for target in before.targets() if before else ():
             if target not in targets:
@@ -326,6 +179,7 @@ class Router:
         known = self._workers.pop(worker, None)
         self.index.remove_worker(worker)
         self.promised.remove_worker(worker)
+        self.guesses.remove_worker(worker)
         if known is None:
             return None
         return [ended for target in known.targets() for ended in self.loads.remove(target)]
@@ -352,7 +206,19 @@ class Router:
         Raises:
             PlaneError: INVALID_ARGUMENT, the request has no prompt.
         """
-        return self.index.find_keys(self._read(request)[0])
+        if request.overlaps is not None:
+            return request.overlaps
+        keys = self._read(request)[0]
+        return self._guessed(self.index.find_keys(keys), keys)
+
+    def hashed(self, request: Request) -> Request:
+        """A request with block hashes in place of tokens, for who looks up its overlaps elsewhere.
+
+        Raises:
+            PlaneError: INVALID_ARGUMENT, the request has no prompt.
+        """
+        hashes, tokens = self._hashes(request)
+        return replace(request, tokens=None, hashes=hashes, prompt_tokens=tokens)
 
     def reserve(
         self, request: Request, *, lease_s: float | None = None
@@ -475,6 +341,11 @@ class Router:
 
     def _read(self, request: Request) -> tuple[NDArray[np.uint64], int]:
         """Keys of a prompt's prefixes, and how many tokens it has."""
+        hashes, tokens = self._hashes(request)
+        return prefix_keys(hashes), tokens
+
+    def _hashes(self, request: Request) -> tuple[NDArray[np.uint64], int]:
+        """Hashes of a prompt's blocks, and how many tokens it has."""
         if request.hashes is not None:
             hashes = as_hashes(request.hashes)
             tokens = request.prompt_tokens
@@ -492,7 +363,7 @@ class Router:
             raise PlaneError(
                 Code.INVALID_ARGUMENT, "the request has no prompt: give its tokens or block hashes"
             )
-        return prefix_keys(hashes), tokens
+        return hashes, tokens
 
     def _select(self, request: Request, keys: NDArray[np.uint64], tokens: int) -> Selection | None:
         """Choose a worker; `None` where all are too busy."""
@@ -504,15 +375,30 @@ class Router:
         degraded = policy.needs_index and not self.index_ready
         if degraded:
             policy = self._fallback
-        overlaps = self.promised.joined(self.index.find_keys(keys), keys)
+        found = self.index.find_keys(keys) if request.overlaps is None else request.overlaps
+        overlaps = self.promised.joined(self._guessed(found, keys), keys)
         device, host, disk = np.zeros((3, len(loads.targets)))
+        tiered = False
+        row_of = loads.rows.get
         for target, overlap in overlaps.items():
-            row = loads.row(target)
+            row = row_of(target)
             if row is not None:
                 device[row] = overlap.device
                 if overlap.host or overlap.disk:
                     host[row], disk[row] = overlap.host, overlap.disk
-        view = View(loads, device, host, disk, tokens, self.block_size, rows, self._random)
+                    tiered = True
+        view = View(
+            loads=loads,
+            device=device,
+            host=host,
+            disk=disk,
+            prompt_tokens=tokens,
+            block_size=self.block_size,
+            rows=rows,
+            random=self._random,
+            tiered=tiered,
+            replicas=self.replicas,
+        )
         judgement = policy.judge(view)
         target = loads.targets[judgement.row]
         sticky = False
@@ -537,6 +423,12 @@ class Router:
             judgement,
             barred,
         )
+
+    def _guessed(
+        self, found: Mapping[Target, Overlap], keys: NDArray[np.uint64]
+    ) -> Mapping[Target, Overlap]:
+        """What was found, with what workers that tell nothing should have."""
+        return {**found, **self.guesses.find_keys(keys)} if self._guessing else found
 
     def _eligible(self, request: Request) -> tuple[NDArray[np.intp], Mapping[int, str]]:
         """Rows to choose from, and why not from others.
@@ -591,6 +483,8 @@ class Router:
         self.loads.reserve(reservation)
         if isinstance(self.index, ApproximateIndex):
             self.index.routed_keys(selection.target, selection.keys)
+        elif selection.worker.no_events:
+            self.guesses.routed_keys(selection.target, selection.keys)
         else:
             self.promised.promise(reservation.id, selection.target, selection.keys)
         if request.session:

@@ -2,7 +2,8 @@
 
 A part has the sequences that begin with certain blocks. The first block of a prompt names its
 part, so a request asks one part alone, and an event for blocks behind another goes where that one
-is. Each part can be in a process of its own, behind the same four methods.
+is. Here the parts are in one process, where each finds and stores in less memory that is touched;
+for parts in processes of their own see `shard` and `shards`.
 """
 
 from __future__ import annotations
@@ -14,14 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from protoplane_base import Code, PlaneError
-from protoplane_components.kv_router.hashing import (
-    FAMILY_SHIFT,
-    Hashes,
-    as_hashes,
-    as_numbers,
-    prefix_keys,
-)
+from protoplane_components.kv_router.hashing import Hashes, as_hashes, as_numbers, prefix_keys
 from protoplane_components.kv_router.index import KvIndex, Overlap, Target, Tier, UnknownParentError
+from protoplane_components.kv_router.parts import part_of
 
 
 class Shard(Protocol):
@@ -70,7 +66,7 @@ class ShardedIndex:
 
     def shard_of(self, key: int) -> int:
         """The part that a prefix is in, by its key."""
-        return (key >> FAMILY_SHIFT) % len(self._shards)
+        return part_of(key, len(self._shards))
 
     def store(
         self,

@@ -2,28 +2,38 @@
 
 The file is a line that names it, then records: 4 bytes of length (big-endian) and so many bytes.
 The first record is a JSON header, each other an `IndexPiece` in the protobuf wire format, with 16
-bytes a block; a record without bytes ends it. So neither side holds more than a piece at a time.
+bytes a block and a few for each run of blocks that follow each other; a record without bytes ends
+it. So neither side holds more than a piece at a time.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, AsyncIterator, Collection, Iterator, Mapping, Sequence
+from collections.abc import (
+    AsyncIterable,
+    AsyncIterator,
+    Collection,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from typing import Any
 
 import numpy as np
 from pydantic import BaseModel, ValidationError
 
-from protoplane.router.v1 import IndexPiece, StorageTier
+from protoplane.router.v1 import IndexPiece, IndexRun, StorageTier
 from protoplane_base import Code, DecodeError, PlaneError
 from protoplane_components.kv_router.following import Course
-from protoplane_components.kv_router.index import KvIndex, Target, Tier
+from protoplane_components.kv_router.index import KeptBlocks, KvIndex, Target, Tier
 from protoplane_components.kv_router.states import tier_of
 
-PIECE_VERSION = 1
+PIECE_VERSION = 2
 """Layout of the pieces that this release writes and reads."""
 
 _MAGIC = b"protoplane kv-index 1\n"
 _PIECE_BLOCKS = 32_768
+_WORDS = np.dtype("<u8")
 _MAX_RECORD_BYTES = 64 << 20
 
 
@@ -67,22 +77,28 @@ def dump(
         if not course.in_sync:
             # Events cannot go on from what is not whole.
             epoch, event_id = "", 0
-        held = [
-            (tier, np.fromiter(_flat(blocks), np.dtype("<u8"), 2 * len(blocks)))
-            for tier, blocks in index.entries(target)
-        ] or [(Tier.DEVICE, np.empty(0, np.dtype("<u8")))]
-        for tier, pairs in held:
-            for start in range(0, max(len(pairs), 1), 2 * _PIECE_BLOCKS):
-                yield IndexPiece(
-                    version=PIECE_VERSION,
-                    worker_id=target.worker,
-                    dp_rank=target.dp_rank,
-                    epoch=epoch,
-                    event_id=event_id,
-                    block_size=block_size,
-                    tier=StorageTier(int(tier)),
-                    blocks=pairs[start : start + 2 * _PIECE_BLOCKS].tobytes(),
-                )
+        # As of one moment, whatever happens before the last piece is sent.
+        held = [*_filled(index.kept(target))] or [(Tier.DEVICE, [])]
+        for tier, runs in held:
+            yield IndexPiece(
+                version=PIECE_VERSION,
+                worker_id=target.worker,
+                dp_rank=target.dp_rank,
+                epoch=epoch,
+                event_id=event_id,
+                block_size=block_size,
+                tier=StorageTier(int(tier)),
+                blocks=b"".join(map(_pairs, runs)),
+                runs=[
+                    IndexRun(
+                        blocks=len(run.keys),
+                        depth=run.depth,
+                        parent=run.parent,
+                        way=len(run.keys) - len(run.engine_hashes),
+                    )
+                    for run in runs
+                ],
+            )
 
 
 class Restoring:
@@ -122,20 +138,31 @@ class Restoring:
                 f"the index is of blocks of {piece.block_size} tokens, and this router's have "
                 f"{self._block_size}",
             )
-        if not piece.worker_id or len(piece.blocks) % 16:
+        count = sum(run.blocks for run in piece.runs)
+        if not piece.worker_id or len(piece.blocks) != 16 * count:
             raise PlaneError(
                 Code.INVALID_ARGUMENT,
-                "a piece of an index names its worker_id, and has 16 bytes for each block",
+                "a piece of an index names its worker_id, and has 16 bytes for each of the "
+                f"{count} blocks of its runs, not {len(piece.blocks)}",
             )
         target = Target(piece.worker_id, piece.dp_rank)
         if target not in self.courses:
             self._index.clear(target)
             self.courses[target] = Course(piece.epoch, piece.event_id, piece.event_id > 0)
-        pairs = np.frombuffer(piece.blocks, np.dtype("<u8"))
-        blocks, keys = pairs[::2].tolist(), pairs[1::2].tolist()
-        if blocks:
-            self._index.restore(target, blocks, keys, tier=tier_of(piece.tier))
-        self.blocks += len(blocks)
+        names, keys = np.frombuffer(piece.blocks, _WORDS).reshape(-1, 2).T.astype(np.uint64)
+        begin, tier = 0, tier_of(piece.tier)
+        for run in piece.runs:
+            end = begin + run.blocks
+            self._index.restore(
+                target,
+                names[begin + run.way : end],
+                keys[begin:end],
+                depth=run.depth,
+                parent=run.parent,
+                tier=tier,
+            )
+            begin = end
+            self.blocks += run.blocks - run.way
 
 
 async def write(header: SnapshotHeader, pieces: Iterator[IndexPiece]) -> AsyncIterator[bytes]:
@@ -207,6 +234,25 @@ async def _records(source: AsyncIterable[bytes]) -> AsyncIterator[bytes]:
         raise PlaneError(Code.DATA_LOSS, "a snapshot breaks off before its end")
 
 
-def _flat(blocks: Mapping[int, int]) -> Iterator[int]:
-    for pair in blocks.items():
-        yield from pair
+def _filled(kept: Iterable[KeptBlocks]) -> Iterator[tuple[Tier, list[KeptBlocks]]]:
+    """Runs of one tier at a time, as many as go into a piece; long ones in parts."""
+    tier, runs, room = Tier.DEVICE, list[KeptBlocks](), _PIECE_BLOCKS
+    for run in kept:
+        begin = 0
+        while begin < len(run.engine_hashes):
+            if runs and (not room or run.tier is not tier):
+                yield tier, runs
+                runs, room = [], _PIECE_BLOCKS
+            tier, end = run.tier, min(begin + room, len(run.engine_hashes))
+            runs.append(run.part(begin, end))
+            room -= end - begin
+            begin = end
+    if runs:
+        yield tier, runs
+
+
+def _pairs(run: KeptBlocks) -> bytes:
+    pairs = np.zeros((len(run.keys), 2), _WORDS)
+    pairs[:, 1] = run.keys
+    pairs[len(run.keys) - len(run.engine_hashes) :, 0] = run.engine_hashes
+    return pairs.tobytes()

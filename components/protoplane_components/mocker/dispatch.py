@@ -12,7 +12,8 @@ from protoplane_components.kv_router.approximate import ApproximateIndex
 from protoplane_components.kv_router.cost import CostWeights
 from protoplane_components.kv_router.hashing import block_hashes
 from protoplane_components.kv_router.index import KvIndex, Target
-from protoplane_components.kv_router.router import Request, Router, Worker
+from protoplane_components.kv_router.router import Router
+from protoplane_components.kv_router.selection import Request, Worker
 from protoplane_components.mocker.blocks import CacheObserver
 from protoplane_components.mocker.engine import MockRequest, Written
 from protoplane_components.mocker.replay import ReplayOptions

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from protoplane_base import Code
-from protoplane_server.http.asgi import Exchange
+from protoplane_server.http.asgi import Exchange, Headers
 from protoplane_server.http.compression import decompress, encoding_of
 from protoplane_server.http.departure import Disconnected
 from protoplane_server.http.faults import HttpError, too_large
@@ -61,6 +61,16 @@ async def read_body(exchange: Exchange, state: DoorState, *, encoded: bool = Tru
     if len(body) > max_bytes:
         raise too_large("the body", max_bytes)
     return decompress(body, max_bytes) if gzip else body
+
+
+def close_unread(exchange: Exchange) -> Headers:
+    """The header that ends the connection of a request that is refused with a large body unread.
+
+    Else the server would read the body only to drop it.
+    """
+    headers = exchange.headers
+    unread = b"transfer-encoding" in headers or int(headers.get(b"content-length", b"0")) > 1 << 16
+    return [(b"connection", b"close")] if unread else []
 
 
 async def _rest(exchange: Exchange, body: bytearray, max_bytes: int) -> bytes:

@@ -34,7 +34,14 @@ from protoplane.router.v1 import (
 )
 from protoplane_base import Code, Duration, PlaneError
 from protoplane_client import connect
-from protoplane_components.kv_router import Admission, KvRouter, Router, block_hashes
+from protoplane_components.kv_router import (
+    Admission,
+    KvIndex,
+    KvRouter,
+    Router,
+    Target,
+    block_hashes,
+)
 from protoplane_server import Options, Server
 
 pytestmark = pytest.mark.anyio
@@ -290,6 +297,41 @@ async def test_curl_is_a_client() -> None:
         assert nobody.status_code == 503
 
 
+async def test_long_prompts_are_read_as_short_ones_are() -> None:
+    """Through routes and rpcs, in pieces that the router knows already, and with faults."""
+    tokens = [*range(2000)]
+    router = KvRouter(Router(block_size=16))
+    async with (
+        Server(router, Options(grpc=None, http="127.0.0.1:0")) as server,
+        httpx.AsyncClient(base_url=server.http_url or "", timeout=30) as http,
+    ):
+        await http.put("/router/v1/workers/a", json={"blockSize": 16})
+        index = router.router.index
+        assert isinstance(index, KvIndex)
+        hashes = block_hashes(tokens, 16).tolist()
+        index.store(Target("a"), hashes[:100], hashes[:100])
+        rpc = "/protoplane.router.v1.KvRouterService/Select"
+        for count in (1500, 1500, 1600, 2000, 1999, 1616):
+            for path in ("/router/v1/select", rpc):
+                asked = {"request": {"prompt": {"tokens": {"ids": tokens[:count]}}}}
+                chosen = (await http.post(path, json=asked)).json()["selection"]
+                assert chosen["promptBlocks"] == count // 16
+                assert chosen["overlapBlocks"] == min(100, count // 16)
+                cached = min(100, count // 16) * 16
+                assert chosen["scores"][0].get("prefillTokens", 0) == count - cached
+        wrong = {"request": {"prompt": {"tokens": {"ids": [*tokens, -1, 2, "x"]}}}}
+        for path in ("/router/v1/select", rpc):
+            refused = await http.post(path, json=wrong)
+            assert refused.status_code == 400
+            assert "request.prompt.tokens.ids" in refused.text
+            assert "expected uint32" in refused.text
+        left = await http.post("/router/v1/select", content=b"{" + b" " * 2000 + b'"ids": [1')
+        assert left.status_code == 400
+        metrics = (await http.get("/metrics")).text
+        method = 'method="/protoplane.router.v1.KvRouterService/Select"'
+        assert f'protoplane_calls_total{{code="OK",door="http",{method}}} 12.0' in metrics
+
+
 def test_settings_that_do_not_do(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PROTOPLANE_ROUTER_POLICY", "magic")
     with pytest.raises(PlaneError, match="no policy 'magic'"):
@@ -297,3 +339,7 @@ def test_settings_that_do_not_do(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PROTOPLANE_ROUTER_BLOCK_SIZE", "big")
     with pytest.raises(PlaneError, match="PROTOPLANE_ROUTER_BLOCK_SIZE is 'big'"):
         KvRouter()
+    for count, words in (("none", "is 'none'"), ("0", "is '0'"), ("5000", "1024 shards at most")):
+        monkeypatch.setenv("PROTOPLANE_ROUTER_SHARDS", count)
+        with pytest.raises(PlaneError, match=words):
+            KvRouter()

@@ -200,6 +200,9 @@ async def test_replicas_share_reservations(place: Place) -> None:
         for router in (one, two)
     ]
     await eventually(lambda: len(one.router.loads) == len(two.router.loads) == 2)
+    # Each knows that it is not alone, so that they do not all choose the same worker.
+    await one.select(SelectRequest(request=REQUEST), context())
+    assert one.router.replicas == 2
     # A request may end at another replica than the one that placed it.
     assert (await two.release(ReleaseRequest(reservation_id=ids[0]), context())).found
     await eventually(lambda: len(one.router.loads) == 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from random import Random
 
 import numpy as np
@@ -116,7 +117,8 @@ def test_the_cost_is_what_the_formula_says() -> None:
     judged = KvPolicy(weights).judge(seen)
     assert judged.prefill_tokens is not None
     assert judged.prefill_tokens.tolist() == [64 + 100 - 48, 100 - 16 * (0.75 + 0.5)]
-    assert judged.cost.tolist() == [116 / 16 + 7 + 2, 80 / 16 + 7]
+    # Of what is to compute, the prompt's own part counts three times.
+    assert judged.cost.tolist() == [(64 + 3 * 52) / 16 + 7 + 2, 3 * 80 / 16 + 7]
     assert judged.row == 1
 
 
@@ -159,6 +161,44 @@ def test_replicas_that_know_the_same_do_not_all_choose_the_same() -> None:
     # A whole prompt in the cache is still worth more than that.
     cached = view((0, 0), (0, 0), device=[10, 0], prompt=160)
     assert counted(KvPolicy(CostWeights(warm_requests=0, replicas=4)), cached)[0] == 400
+
+
+def herd(replicas: int, *, told: int, cached: int = 0) -> float:
+    """How many of some replicas' requests go to the same worker, on average and at the most.
+
+    Each places one at the same moment, so none hears of the others' before. One worker of sixteen
+    is idle, the others have half a prompt to compute.
+    """
+    device = [cached] + [0] * 15
+    worst = 0
+    for seed in range(40):
+        chosen = Counter(
+            KvPolicy(CostWeights(warm_requests=0))
+            .judge(
+                replace(
+                    view(
+                        *[(0, 0), *[(1, 256)] * 15],
+                        device=device,
+                        prompt=512,
+                        seed=1000 * seed + replica,
+                    ),
+                    replicas=told,
+                )
+            )
+            .row
+            for replica in range(replicas)
+        )
+        worst += max(chosen.values())
+    return worst / 40
+
+
+@pytest.mark.parametrize("replicas", [2, 4, 8, 16])
+def test_replicas_that_are_heard_do_not_herd(replicas: int) -> None:
+    assert herd(replicas, told=1) == replicas
+    # Chance alone, with sixteen workers, would put some 1.1, 1.4, 2.0 and 2.8 on one.
+    assert herd(replicas, told=replicas) < {2: 1.8, 4: 2.5, 8: 3.2, 16: 4.5}[replicas]
+    # Who has the prompt is where all of them go on.
+    assert herd(replicas, told=replicas, cached=32) == replicas
 
 
 @pytest.mark.parametrize("weight", [-1.0, float("nan"), float("inf")])

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from protoplane_components.kv_router.hashing import block_hashes, prefix_keys
 from protoplane_components.kv_router.index import KvIndex, Overlap, Target
 from protoplane_components.kv_router.promised import PromisedBlocks
-from protoplane_components.kv_router.router import Request, Router, Worker
+from protoplane_components.kv_router.router import Router
+from protoplane_components.kv_router.selection import Request, Worker
 
 A, B = Target("a", 0), Target("b", 0)
 

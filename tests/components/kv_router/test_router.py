@@ -71,8 +71,8 @@ def test_the_worker_with_the_prompt_is_chosen_and_the_table_says_why() -> None:
     assert selection.prefill_tokens == 1
     first, second, third = selection.scores()
     assert (first.target, first.probability, first.barred) == (B, 1.0, "")
-    assert (first.prefill, first.decode, first.cost) == (1 / 16, 5, 5 + 1 / 16)
-    assert (second.target, second.overlap, second.cost) == (A, Overlap(), 65 / 16 + 5)
+    assert (first.prefill, first.decode, first.cost) == (3 / 16, 5, 5 + 3 / 16)
+    assert (second.target, second.overlap, second.cost) == (A, Overlap(), 3 * 65 / 16 + 5)
     assert (third.target.worker, third.barred, third.probability) == ("c", "excluded", 0.0)
 
 
@@ -93,7 +93,7 @@ def test_a_reservation_is_load_until_it_is_released() -> None:
     busy = next(load for load in made.loads.loads() if load.target == selection.target)
     assert (busy.active_requests, busy.prefill_tokens, busy.decode_blocks) == (1, 64, 4)
     assert reservation.id == "r"
-    assert made.select(Request(tokens=PROMPT)).target != selection.target
+    assert made.select(Request(tokens=PROMPT[::-1])).target != selection.target
     assert made.prefill_completed("r")
     assert made.output_blocks("r", 3)
     busy = next(load for load in made.loads.loads() if load.target == selection.target)

@@ -29,7 +29,7 @@ from protoplane_base import (
     ServiceSpec,
 )
 from protoplane_runtime.engines.memory import MemoryLog
-from protoplane_server.access import Access
+from protoplane_server.access import TokenAccess
 from protoplane_server.dispatcher import Dispatcher
 from protoplane_server.http import HttpDoor
 from protoplane_server.http.door import bound_socket
@@ -211,7 +211,7 @@ async def running(
         [board],
         events=log,
         limits=Limits(max_message_bytes=max_message_bytes, stall_s=stall_s),
-        access=Access(tokens) if tokens else None,
+        access=TokenAccess(tokens) if tokens else None,
     )
     ready = [True]
     options.setdefault("grace_s", 0.2)

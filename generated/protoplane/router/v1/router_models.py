@@ -972,6 +972,11 @@ class Worker(_base.Message, pb=_pb2.Worker):
         json_name="maxBatchedTokens",
         description="Most tokens that it computes in one step, of each rank; 0 where that is not known.",
     )
+    no_events: _base.Implicit[_base.Bool] = _base.field(
+        default=False,
+        json_name="noEvents",
+        description="Whether it tells no KV events: what its cache holds is guessed from the prompts it was given.",
+    )
 
     @classmethod
     def from_pb(cls, pb: _pb2.Worker) -> _typing.Self:
@@ -987,6 +992,7 @@ class Worker(_base.Message, pb=_pb2.Worker):
                 "dp_size": pb.dp_size,
                 "total_blocks": pb.total_blocks,
                 "max_batched_tokens": pb.max_batched_tokens,
+                "no_events": pb.no_events,
             },
             pb,
         )
@@ -1005,6 +1011,7 @@ class Worker(_base.Message, pb=_pb2.Worker):
                 dp_size=v["dp_size"],
                 total_blocks=v["total_blocks"],
                 max_batched_tokens=v["max_batched_tokens"],
+                no_events=v["no_events"],
             ),
         )
 
@@ -1429,7 +1436,7 @@ class IndexPiece(_base.Message, pb=_pb2.IndexPiece):
     version: _base.Implicit[_base.UInt32] = _base.field(
         default=0,
         json_name="version",
-        description="Layout of `blocks`; 1 is the one of this release. A reader refuses one that it does not know.",
+        description="Layout of the piece; 2 is the one of this release. A reader refuses one that it does not know.",
     )
     worker_id: _base.Implicit[_base.String] = _base.field(
         default="",
@@ -1466,6 +1473,11 @@ class IndexPiece(_base.Message, pb=_pb2.IndexPiece):
         json_name="blocks",
         description="Pairs of little-endian 64-bit integers: engine hash of a block, and the index's own key of the\nprefix that it ends.",
     )
+    runs: _base.Repeated[IndexRun] = _base.field(
+        default_factory=list,
+        json_name="runs",
+        description="Which of the blocks follow each other, in order; in all as many as there are.",
+    )
 
     @classmethod
     def from_pb(cls, pb: _pb2.IndexPiece) -> _typing.Self:
@@ -1481,6 +1493,7 @@ class IndexPiece(_base.Message, pb=_pb2.IndexPiece):
                 "block_size": pb.block_size,
                 "tier": _number_kv_events_models_StorageTier[pb.tier],
                 "blocks": pb.blocks,
+                "runs": [IndexRun.from_pb(x) for x in pb.runs],
             },
             pb,
         )
@@ -1499,6 +1512,60 @@ class IndexPiece(_base.Message, pb=_pb2.IndexPiece):
                 block_size=v["block_size"],
                 tier=v["tier"],
                 blocks=v["blocks"],
+                runs=[x.to_pb() for x in v["runs"]],
+            ),
+        )
+
+
+class IndexRun(_base.Message, pb=_pb2.IndexRun):
+    """Blocks of an index that follow each other in one sequence."""
+
+    blocks: _base.Implicit[_base.UInt32] = _base.field(
+        default=0,
+        json_name="blocks",
+        description="How many.",
+    )
+    depth: _base.Implicit[_base.UInt32] = _base.field(
+        default=0,
+        json_name="depth",
+        description="How many blocks of the sequence are before them.",
+    )
+    parent: _base.UInt64 | None = _base.field(
+        default=None,
+        json_name="parent",
+        description="Engine hash of the block before the first, where the worker has it.",
+    )
+    way: _base.Implicit[_base.UInt32] = _base.field(
+        default=0,
+        json_name="way",
+        description="How many of the first only lead to the others: the worker does not have them.",
+    )
+
+    @classmethod
+    def from_pb(cls, pb: _pb2.IndexRun) -> _typing.Self:
+        """Read a protobuf message; see `protoplane_base.Message.from_pb`."""
+        has = pb.HasField
+        return _base.construct(
+            cls,
+            {
+                "blocks": pb.blocks,
+                "depth": pb.depth,
+                "parent": pb.parent if has("parent") else None,
+                "way": pb.way,
+            },
+            pb,
+        )
+
+    def to_pb(self) -> _pb2.IndexRun:
+        """Make a protobuf message; see `protoplane_base.Message.to_pb`."""
+        v = self.__dict__
+        return _base.restore(
+            self,
+            _pb2.IndexRun(
+                blocks=v["blocks"],
+                depth=v["depth"],
+                parent=v["parent"],
+                way=v["way"],
             ),
         )
 

@@ -221,7 +221,7 @@ class QueryResponse(_message.Message):
     def __init__(self, overlaps: _Optional[_Iterable[_Union[Overlap, _Mapping[str, object]]]] = ..., prompt_blocks: _Optional[int] = ...) -> None: ...
 
 class Worker(_message.Message):
-    __slots__ = ("id", "endpoint", "model", "block_size", "dp_start", "dp_size", "total_blocks", "max_batched_tokens")
+    __slots__ = ("id", "endpoint", "model", "block_size", "dp_start", "dp_size", "total_blocks", "max_batched_tokens", "no_events")
     ID_FIELD_NUMBER: _ClassVar[int]
     ENDPOINT_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
@@ -230,6 +230,7 @@ class Worker(_message.Message):
     DP_SIZE_FIELD_NUMBER: _ClassVar[int]
     TOTAL_BLOCKS_FIELD_NUMBER: _ClassVar[int]
     MAX_BATCHED_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    NO_EVENTS_FIELD_NUMBER: _ClassVar[int]
     id: str
     endpoint: str
     model: str
@@ -238,7 +239,8 @@ class Worker(_message.Message):
     dp_size: int
     total_blocks: int
     max_batched_tokens: int
-    def __init__(self, id: _Optional[str] = ..., endpoint: _Optional[str] = ..., model: _Optional[str] = ..., block_size: _Optional[int] = ..., dp_start: _Optional[int] = ..., dp_size: _Optional[int] = ..., total_blocks: _Optional[int] = ..., max_batched_tokens: _Optional[int] = ...) -> None: ...
+    no_events: bool
+    def __init__(self, id: _Optional[str] = ..., endpoint: _Optional[str] = ..., model: _Optional[str] = ..., block_size: _Optional[int] = ..., dp_start: _Optional[int] = ..., dp_size: _Optional[int] = ..., total_blocks: _Optional[int] = ..., max_batched_tokens: _Optional[int] = ..., no_events: _Optional[bool] = ...) -> None: ...
 
 class WorkersRequest(_message.Message):
     __slots__ = ("model",)
@@ -329,7 +331,7 @@ class DumpRequest(_message.Message):
     def __init__(self, worker_ids: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class IndexPiece(_message.Message):
-    __slots__ = ("version", "worker_id", "dp_rank", "epoch", "event_id", "block_size", "tier", "blocks")
+    __slots__ = ("version", "worker_id", "dp_rank", "epoch", "event_id", "block_size", "tier", "blocks", "runs")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     WORKER_ID_FIELD_NUMBER: _ClassVar[int]
     DP_RANK_FIELD_NUMBER: _ClassVar[int]
@@ -338,6 +340,7 @@ class IndexPiece(_message.Message):
     BLOCK_SIZE_FIELD_NUMBER: _ClassVar[int]
     TIER_FIELD_NUMBER: _ClassVar[int]
     BLOCKS_FIELD_NUMBER: _ClassVar[int]
+    RUNS_FIELD_NUMBER: _ClassVar[int]
     version: int
     worker_id: str
     dp_rank: int
@@ -346,7 +349,20 @@ class IndexPiece(_message.Message):
     block_size: int
     tier: _kv_events_pb2.StorageTier
     blocks: bytes
-    def __init__(self, version: _Optional[int] = ..., worker_id: _Optional[str] = ..., dp_rank: _Optional[int] = ..., epoch: _Optional[str] = ..., event_id: _Optional[int] = ..., block_size: _Optional[int] = ..., tier: _Optional[_Union[_kv_events_pb2.StorageTier, str]] = ..., blocks: _Optional[bytes] = ...) -> None: ...
+    runs: _containers.RepeatedCompositeFieldContainer[IndexRun]
+    def __init__(self, version: _Optional[int] = ..., worker_id: _Optional[str] = ..., dp_rank: _Optional[int] = ..., epoch: _Optional[str] = ..., event_id: _Optional[int] = ..., block_size: _Optional[int] = ..., tier: _Optional[_Union[_kv_events_pb2.StorageTier, str]] = ..., blocks: _Optional[bytes] = ..., runs: _Optional[_Iterable[_Union[IndexRun, _Mapping[str, object]]]] = ...) -> None: ...
+
+class IndexRun(_message.Message):
+    __slots__ = ("blocks", "depth", "parent", "way")
+    BLOCKS_FIELD_NUMBER: _ClassVar[int]
+    DEPTH_FIELD_NUMBER: _ClassVar[int]
+    PARENT_FIELD_NUMBER: _ClassVar[int]
+    WAY_FIELD_NUMBER: _ClassVar[int]
+    blocks: int
+    depth: int
+    parent: int
+    way: int
+    def __init__(self, blocks: _Optional[int] = ..., depth: _Optional[int] = ..., parent: _Optional[int] = ..., way: _Optional[int] = ...) -> None: ...
 
 class DumpResponse(_message.Message):
     __slots__ = ("piece",)
