@@ -12,11 +12,10 @@ from urllib.error import URLError
 from urllib.request import urlopen
 
 import pytest
-from tests.server.backends.backend_suite import CTX, BackendSuite, written
-from tests.server.backends.test_openai import OF_LOADING, OF_TENSORS
+from tests.server.backends.backend_suite import CTX, written
+from tests.server.backends.openai_suite import OpenaiSuite
 
 from protoplane_server.backends.interface import (
-    Backend,
     BackendContext,
     Capability,
     ChatMessage,
@@ -24,7 +23,6 @@ from protoplane_server.backends.interface import (
     Sampling,
 )
 from protoplane_server.backends.opening import open_backend
-from protoplane_server.backends.tensors import Tensor
 
 ROOT = Path(__file__).parents[3]
 PYTHON = ROOT / ".venv-llama" / "bin" / "python"
@@ -69,30 +67,16 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Generator[str]:
         process.wait(20)
 
 
-class TestLlama(BackendSuite):
+class TestLlama(OpenaiSuite):
     writer = WRITER
     embedder = EMBEDDER
     endless = Sampling(max_tokens=CONTEXT_TOKENS - 20)
 
     @pytest.fixture(autouse=True)
     def served(self, request: pytest.FixtureRequest, url: str) -> None:
-        name = request.node.originalname
-        if name in OF_TENSORS:
-            pytest.skip("it is about tensors, and the API has texts and vectors")
-        if name in OF_LOADING or request.node.name.endswith(("[unload]", "[load]")):
-            pytest.skip("it is about loading, and the server chooses its models")
-        if name in OF_USAGE:
+        if request.node.originalname in OF_USAGE:
             pytest.skip("llama-cpp-python does not tell the usage of a stream")
         self.url = url
-
-    def make(self) -> Backend:
-        return open_backend(self.url)
-
-    def inputs(self) -> list[Tensor]:
-        return []
-
-    def stream_inputs(self) -> list[Tensor]:
-        return []
 
 
 @pytest.fixture

@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 from google.rpc.error_details_pb2 import RetryInfo
-from tests.server.backends.backend_suite import CTX, BackendSuite, eventually, text_of, written
+from tests.server.backends.backend_suite import CTX, eventually, text_of, written
 from tests.server.backends.openai_server import EMBEDDER, KEY, WRITER, OpenaiServer
+from tests.server.backends.openai_suite import OpenaiSuite
 
 from protoplane_base import Code, PlaneError
 from protoplane_server.backends.interface import (
@@ -28,42 +29,18 @@ from protoplane_server.backends.interface import (
 )
 from protoplane_server.backends.openai.settings import OpenaiSettings
 from protoplane_server.backends.opening import open_backend
-from protoplane_server.backends.tensors import Tensor
 
 pytestmark = pytest.mark.anyio
 
-OF_TENSORS = frozenset({
-    "test_infer_gives_what_it_declares",
-    "test_infer_gives_the_outputs_that_are_wanted",
-    "test_tensors_that_a_model_does_not_take",
-    "test_stream_gives_several_results",
-    "test_lists_what_metadata_says",
-})  # fmt: skip
-OF_LOADING = frozenset({"test_unloading_and_loading"})
 
-
-class TestOpenai(BackendSuite):
+class TestOpenai(OpenaiSuite):
     writer = WRITER
     embedder = EMBEDDER
 
     @pytest.fixture(autouse=True)
-    def served(self, request: pytest.FixtureRequest, openai_app: OpenaiServer) -> None:
-        name = request.node.originalname
-        if name in OF_TENSORS:
-            pytest.skip("it is about tensors, and the API has texts and vectors")
-        if name in OF_LOADING or request.node.name.endswith(("[unload]", "[load]")):
-            pytest.skip("it is about loading, and the server chooses its models")
+    def served(self, openai_app: OpenaiServer) -> None:
         openai_app.reset()
         self.url = f"openai:{openai_app.url}?key={KEY}"
-
-    def make(self) -> Backend:
-        return open_backend(self.url)
-
-    def inputs(self) -> list[Tensor]:
-        return []
-
-    def stream_inputs(self) -> list[Tensor]:
-        return []
 
 
 @pytest.fixture
