@@ -212,7 +212,9 @@ class _Paths:
         """
         item = self.items.setdefault(path.renamed(self.names(path)), {})
         if verb in item and _twins(item[verb], operation):
-            item[verb]["responses"]["200"]["content"].update(operation["responses"]["200"]["content"])
+            item[verb]["responses"]["200"]["content"].update(
+                operation["responses"]["200"]["content"]
+            )
             return
         if verb in item:
             raise SchemaError(
