@@ -8,6 +8,7 @@ from asyncio.subprocess import PIPE, Process
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, aclosing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -88,8 +89,14 @@ async def processes(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIter
 
 
 def options_of(processes: Processes, **changes: Any) -> Options:
-    place = {"engine": processes.engine, "objects": f"local:{processes.folder}"}
-    return Options(**{"grpc": None, "http": None, "inproc": "killed", **place, **changes})
+    options = Options(
+        grpc=None,
+        http=None,
+        inproc="killed",
+        engine=processes.engine,
+        objects=f"local:{processes.folder}",
+    )
+    return replace(options, **changes)
 
 
 async def front(

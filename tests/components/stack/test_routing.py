@@ -41,7 +41,9 @@ def test_a_long_prompt_goes_where_its_beginning_was(
             )
             # What it was given is no load any more.
             eventually(lambda: not any("activeRequests" in each for each in loads()))
-            after = {each["id"]: each.get("dispatched", "0") for each in told()["workers"]}
+            after: dict[str, str] = {
+                each["id"]: each.get("dispatched", "0") for each in told()["workers"]
+            }
             [worker] = [id_ for id_ in after if after[id_] != before[id_]]
             return worker
 
