@@ -206,6 +206,8 @@ soak: install ## Kill publishers, subscribers and NATS at random, three minutes 
 	@$(BIN)/python -m tests.faults.soak --engine local:
 	$(call heading,soak of nats:)
 	@$(BIN)/python -m tests.faults.soak --engine nats:
+	$(call heading,soak of zenoh:)
+	@$(BIN)/python -m tests.faults.soak --engine zenoh:
 
 .PHONY: bench
 bench: install ## Run the benchmarks

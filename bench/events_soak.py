@@ -27,7 +27,7 @@ def survivals(*, full: bool, absent: dict[str, str]) -> tuple[list[Row], list[Cl
     """
     rows: list[Row] = []
     claims: list[Claim] = []
-    for engine in ("local:", "nats:"):
+    for engine in ("local:", "nats:", "zenoh:"):
         command = [sys.executable, "-m", "tests.faults.soak", "--engine", engine, "--json"]
         run = subprocess.run(
             [*command, *(() if full else _SHORT)],

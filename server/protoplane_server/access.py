@@ -8,8 +8,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from hashlib import sha256
+from typing import TYPE_CHECKING
 
 from protoplane_base import Code, Metadata, PlaneError
+
+if TYPE_CHECKING:
+    from protoplane_server.context import CallContext
 
 AUTHORIZATION = "authorization"
 """Metadata, and HTTP header, that carries a token: ``Bearer <token>``."""
@@ -38,6 +42,14 @@ class Access(ABC):
             PlaneError: UNAUTHENTICATED where it holds no token that is known.
         """
         return self.identity(bearer_token(metadata))
+
+    def of_call(self, ctx: CallContext) -> str:
+        """Who makes a call; to be overridden by who wants to know more of it than its token.
+
+        Raises:
+            PlaneError: As `caller`.
+        """
+        return self.caller(ctx.metadata)
 
 
 class TokenAccess(Access):

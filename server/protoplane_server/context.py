@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-import uuid
+import secrets
 from dataclasses import dataclass
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -103,7 +103,7 @@ class CallContext:
         if not self._request_id:
             given = self.info.metadata.get(REQUEST_ID)
             taken = isinstance(given, str) and REQUEST_IDS.fullmatch(given)
-            self._request_id = str(given) if taken else uuid.uuid4().hex
+            self._request_id = str(given) if taken else secrets.token_hex(16)
         return self._request_id
 
     @property

@@ -356,7 +356,7 @@ class Dispatcher:
 
     def _admit(self, ctx: CallContext) -> None:
         if self.access is not None and not ctx.info.identity:
-            ctx.info.identity = self.access.caller(ctx.info.metadata)
+            ctx.info.identity = self.access.of_call(ctx)
         if self._drained is not None:
             ctx.refused = True
             raise PlaneError(Code.UNAVAILABLE, "the server is shutting down; call another instance")

@@ -1,12 +1,15 @@
 """Publishers and groups of subscribers, and ``kill -9`` at random: what was acknowledged arrives.
 
-    python -m tests.faults.soak [--engine local:|nats:] [--minutes 3] [--json]
+    python -m tests.faults.soak [--engine local:|nats:|zenoh:] [--minutes 3] [--json]
 
 A thousand publishers in ten processes publish durable events under ``forge/**``, each one under a
 key of its own, to fifty groups, each with members in two of ten processes. All the while, one after
 the other is killed and started again: processes of publishers, of members, and the NATS server.
 In the end each group must have got each event that was acknowledged to its publisher, at least
 once, and in order within its key. It ends with 1 where that is not so.
+
+With ``zenoh:`` each process is a node with a folder of its own, and has its events to give out: so
+those that published stay until all have all.
 
 What is killed is a process, not the machine: so a journal needs no disk to be true.
 """
@@ -17,6 +20,7 @@ import asyncio
 import json
 import os
 import random
+import socket
 import subprocess
 import sys
 import time
@@ -24,6 +28,7 @@ from collections import Counter
 from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from itertools import cycle
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -38,7 +43,7 @@ from tests.nats_server import NatsServer, NatsServers
 from protoplane_runtime.engines.opening import open_engine
 
 ROOT = Path(__file__).parents[2]
-ENGINES = ("local:", "nats:")
+ENGINES = ("local:", "nats:", "zenoh:")
 
 _LOOK_S = 0.5
 _STOP_S = 60.0
@@ -56,7 +61,7 @@ class Plan:
     """What is run.
 
     Attributes:
-        engine: ``local:`` or ``nats:``.
+        engine: ``local:``, ``nats:`` or ``zenoh:``.
         seconds: For how long events are published and processes killed.
         publishers: How many publishers.
         groups: How many groups.
@@ -65,6 +70,8 @@ class Plan:
         member_processes: Processes of members; each group is in two of them.
         kill_every_s: Seconds from one kill to the next, on average.
         patience_s: Seconds without a delivery after which what is missing is given up.
+        visibility_s: Seconds for which an event is with a member. Of a Zenoh node that was killed,
+            nobody knows until then what it had just given to whom.
     """
 
     engine: str
@@ -76,6 +83,7 @@ class Plan:
     member_processes: int = 10
     kill_every_s: float = 3.0
     patience_s: float = 90.0
+    visibility_s: float = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,10 +233,12 @@ def soak(plan: Plan, folder: Path, told: Told | None = None) -> Outcome:
         if plan.engine == "nats:":
             (folder / "nats").mkdir()
             broker = _Broker(stack.enter_context(NatsServers(folder / "nats")))
-            url = f"{broker.server.url}?duplicates_s=600"
+            urls = [f"{broker.server.url}?duplicates_s=600"]
+        elif plan.engine == "zenoh:":
+            urls = _nodes(folder, plan.publisher_processes + plan.member_processes + 2)
         else:
-            url = f"local:{folder}/engine"
-        publishers, members = _slots(plan, url, journals_folder, groups)
+            urls = [f"local:{folder}/engine"]
+        publishers, members = _slots(plan, urls, journals_folder, groups)
         for slot in (*members, *publishers):
             stack.callback(slot.kill)
             slot.start()
@@ -244,24 +254,45 @@ def soak(plan: Plan, folder: Path, told: Told | None = None) -> Outcome:
             journals.read()
             tell()
         _end(publishers)
+        if plan.engine == "zenoh:":
+            for slot in publishers:
+                slot.given = replace(slot.given, publishers=())
+                slot.start()
         ended = time.monotonic()
         _wait_for_all(plan, journals, tell)
         caught_up_s = time.monotonic() - ended
+        dead_letters = asyncio.run(_dead_letters(urls[-1]))
         _end(members)
         journals.read()
-        return Outcome(journals.verdict(), killed, asyncio.run(_dead_letters(url)), caught_up_s)
+        return Outcome(journals.verdict(), killed, dead_letters, caught_up_s)
+
+
+def _nodes(folder: Path, count: int) -> list[str]:
+    """URLs of so many nodes of a Zenoh network, each of which knows all others."""
+    with ExitStack() as stack:
+        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        places = [f"tcp/127.0.0.1:{probe.getsockname()[1]}" for probe in probes]
+    return [
+        f"zenoh:{','.join(other for other in places if other != place)}?listen={place}"
+        f"&folder={folder}/node-{number}"
+        for number, place in enumerate(places)
+    ]
 
 
 def _slots(
-    plan: Plan, url: str, folder: Path, groups: Sequence[str]
+    plan: Plan, urls: Sequence[str], folder: Path, groups: Sequence[str]
 ) -> tuple[list[Slot], list[Slot]]:
+    """Where processes run; they take turns at the engine's URLs."""
     count = plan.publisher_processes
+    engines = cycle(urls)
     publishers = [
         Slot(
             "publish",
             str(place),
             Given(
-                url,
+                next(engines),
                 "",
                 0,
                 publishers=tuple(range(place, plan.publishers, count)),
@@ -273,7 +304,18 @@ def _slots(
     ]
     half = max(1, plan.member_processes // 2)
     members = [
-        Slot("consume", str(place), Given(url, "", 0, groups=groups[place % half :: half]), folder)
+        Slot(
+            "consume",
+            str(place),
+            Given(
+                next(engines),
+                "",
+                0,
+                groups=groups[place % half :: half],
+                visibility_s=plan.visibility_s,
+            ),
+            folder,
+        )
         for place in range(2 * half)
     ]
     return publishers, members

@@ -42,6 +42,7 @@ class Given:
         publishers: Numbers of its publishers.
         every_s: Seconds between two events of one publisher, on average.
         groups: Names of the groups that it is a member of.
+        visibility_s: Seconds for which an event is with it.
     """
 
     engine: str
@@ -50,6 +51,7 @@ class Given:
     publishers: Sequence[int] = ()
     every_s: float = 1.0
     groups: Sequence[str] = ()
+    visibility_s: float = 30.0
 
     def to_json(self) -> str:
         """It as JSON."""
@@ -90,11 +92,12 @@ async def publish(given: Given, engine: Engine, journal: Journal, stop: asyncio.
     async with asyncio.TaskGroup() as tasks:
         for name in given.publishers:
             tasks.create_task(publisher(name))
+    await stop.wait()
 
 
 async def consume(given: Given, engine: Engine, journal: Journal, stop: asyncio.Event) -> None:
     """Take part in its groups: write each delivery down, then acknowledge it."""
-    settings = GroupSettings(start=Start.EARLIEST, max_deliveries=1_000)
+    settings = GroupSettings(given.visibility_s, max_deliveries=1_000, start=Start.EARLIEST)
 
     async def member(group: str) -> None:
         async with aclosing(engine.groups.consume(group, [EXPRESSION], settings)) as batches:

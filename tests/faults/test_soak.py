@@ -6,6 +6,7 @@ A short run of the soak test, which ``make soak`` runs at length.
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,17 @@ RecordProperty = Callable[[str, object], None]
 GROUPS = ("red", "blue")
 
 
-@pytest.mark.parametrize("engine", ["local:", pytest.param("nats:", marks=needs_nats_server)])
+needs_zenoh = pytest.mark.skipif(find_spec("zenoh") is None, reason="zenoh is an extra")
+
+
+@pytest.mark.parametrize(
+    "engine",
+    [
+        "local:",
+        pytest.param("nats:", marks=needs_nats_server),
+        pytest.param("zenoh:", marks=needs_zenoh),
+    ],
+)
 def test_acknowledged_events_survive_kills(
     engine: str, tmp_path: Path, record_property: RecordProperty
 ) -> None:
@@ -31,6 +42,7 @@ def test_acknowledged_events_survive_kills(
         publisher_processes=2,
         member_processes=4,
         kill_every_s=1.2,
+        visibility_s=5.0 if engine == "zenoh:" else 30.0,
     )
     outcome = soak(plan, tmp_path)
     for what, count in outcome.counts().items():

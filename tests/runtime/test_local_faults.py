@@ -118,6 +118,74 @@ async def test_a_folder_that_cannot_be_written(tmp_path: Path, made: bool) -> No
     assert "cannot be written; give this user the right" in done.stdout
 
 
+FILES = """
+import asyncio, os, resource, sys
+from contextlib import suppress
+from protoplane_base import PlaneError
+from protoplane_runtime.engines.discovery import Instance
+from protoplane_runtime.engines.interface import Start
+from protoplane_runtime.engines.opening import open_engine
+
+def is_open(fd):
+    try:
+        os.fstat(fd)
+    except OSError:
+        return False
+    return True
+
+async def main():
+    url = f"local:{sys.argv[1]}"
+    await (await open_engine(url)).close()
+    before = [fd for fd in range(100) if is_open(fd)]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (100, 100))
+    held = []
+    with suppress(OSError):
+        while True:
+            held.append(os.open("/dev/null", os.O_RDONLY))
+    for _ in range(60):
+        os.close(held.pop())
+        try:
+            engine = await open_engine(url)
+            try:
+                await engine.events.publish("a", "test.v1.Text", b"", "1", durable=True)
+                await anext(engine.events.read(["**"], after=Start.EARLIEST))
+                await engine.state.put("a", b"")
+                await anext(engine.state.watch())
+                async with engine.discovery.register(Instance("a/b")):
+                    await anext(engine.discovery.watch())
+            finally:
+                await engine.close()
+        except PlaneError as error:
+            print(error.code.name, error.message)
+        else:
+            print("OK")
+            break
+    # What was refused holds nothing: all but what was held is free again.
+    for fd in held:
+        os.close(fd)
+    print([fd for fd in range(100) if is_open(fd)] == before)
+
+asyncio.run(main())
+"""
+
+
+async def test_too_many_open_files(tmp_path: Path) -> None:
+    done = await asyncio.to_thread(
+        subprocess.run,
+        [sys.executable, "-c", FILES, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    *refused, last, clean = done.stdout.splitlines()
+    assert (last, clean) == ("OK", "True")
+    assert len(refused) > 3
+    for line in refused:
+        assert line.startswith("RESOURCE_EXHAUSTED ")
+        assert "ulimit -n" in line
+
+
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     folder = tmp_path / "disk"

@@ -291,6 +291,29 @@ async def test_many_keys(tmp_path: Path) -> None:
     await log.close()
 
 
+async def test_many_publishers(tmp_path: Path) -> None:
+    log = await LocalLog.open(tmp_path, retention=[Retention(max_events=100)])
+    other = await LocalLog.open(tmp_path)
+    first = await publish(other, "a", durable=True, publication=Publication("p0", 1))
+    for start in range(0, 10_000, 1000):
+        numbers = range(start, start + 1000)
+        await asyncio.gather(
+            *(publish(log, "a", durable=True, publication=Publication(f"p{n}", 2)) for n in numbers)
+        )
+        await log.enforce_retention()
+    with closing(sqlite3.connect(tmp_path / "events.db")) as database:
+        assert database.execute("SELECT count(*) FROM publisher").fetchone()[0] < 5000
+    # One whose events are gone publishes as any other, from each process.
+    for each, number in ((other, 1), (log, 2), (other, 3)):
+        name = Publication("p0", number)
+        again = await publish(each, "a", durable=True, publication=name)
+        assert again > first
+        for either in (log, other):
+            assert await publish(either, "a", durable=True, publication=name) == again
+    await other.close()
+    await log.close()
+
+
 async def test_few_of_many_events_and_then_all(tmp_path: Path) -> None:
     log = await LocalLog.open(tmp_path, ring_bytes=64 * 1024)
     keys = [f"b/{n}" if n % 20 else "a/0" for n in range(4000)] + ["a/1"] * 3000

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from collections.abc import AsyncIterator, Sequence
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 from tests.runtime.event_log_suite import publish, take
 
 from protoplane_runtime.engines.interface import Event, EventId, EventLog, Gap, Start
+from protoplane_runtime.engines.local import retention as local_retention
 from protoplane_runtime.engines.local.log import LocalLog
 from protoplane_runtime.engines.local.retention import Retention
 
@@ -90,6 +93,46 @@ async def test_by_prefix(tmp_path: Path) -> None:
     reader = log.read(["a/bee"], after=long[0])
     assert [event.id for event in await take(reader, 9)] == long[1:]
     assert isinstance(await first_of(log.read(["a/*/x"], after=long[0])), Gap)
+    await log.close()
+
+
+@pytest.mark.parametrize(
+    ("rule", "left"),
+    [
+        (Retention("a", max_events=2), 2),
+        (Retention("a", max_bytes=3 * 1100), 3),
+        (Retention("a", max_age_s=3600.0), 9),
+    ],
+)
+async def test_a_few_events_among_many_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rule: Retention, left: int
+) -> None:
+    monkeypatch.setattr(local_retention, "_SWEEP", 2)
+    log = await LocalLog.open(tmp_path, retention=[rule])
+    few: list[EventId] = []
+    many: list[EventId] = []
+    for _ in range(9):
+        few += await fill(log, "a", 1, "x" * 500)
+        many += await fill(log, "b", 5)
+        await log.enforce_retention()
+        assert await kept(log, "a") == few[-left:]
+    assert await kept(log, "b") == many
+    await log.close()
+
+
+async def test_others_are_not_looked_through_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local_retention, "_SWEEP", 2)
+    log = await LocalLog.open(tmp_path, retention=[Retention("a", max_age_s=3600.0)])
+    others = await fill(log, "b", 20)
+    [one] = await fill(log, "a", 1)
+    for _ in range(2):
+        await log.enforce_retention()
+        with closing(sqlite3.connect(tmp_path / "events.db")) as database:
+            found = database.execute("SELECT swept FROM retention WHERE prefix = 'a'").fetchone()
+        assert found[0] == others[-1].sequence
+    assert await kept(log) == [*others, one]
     await log.close()
 
 

@@ -13,7 +13,7 @@ import pytest
 from protoplane_base import Code, PlaneError
 from protoplane_runtime.engines.memory_state import MemoryState
 from protoplane_runtime.engines.opening import open_engine
-from protoplane_runtime.engines.state import Deleted, Entry, Snapshot
+from protoplane_runtime.engines.state import MAX_VALUE_BYTES, Deleted, Entry, Snapshot
 from protoplane_runtime.engines.state_lease import StateLease
 
 pytestmark = pytest.mark.anyio
@@ -98,6 +98,43 @@ async def test_an_entry_comes_again_with_its_store(caplog: pytest.LogCaptureFixt
         assert isinstance(change, Entry)
         assert change.value == b"1"
     assert "not renewed" in caplog.text
+    await lease.close()
+    await state.close()
+
+
+class _Picky(MemoryState):
+    """Has no room for ``a``."""
+
+    async def put(
+        self, key: str, value: bytes, *, expected: int | None = None, ttl_s: float | None = None
+    ) -> int:
+        if key == "a":
+            raise PlaneError(Code.RESOURCE_EXHAUSTED, "full")
+        return await super().put(key, value, expected=expected, ttl_s=ttl_s)
+
+
+async def test_one_that_is_refused_holds_up_no_other(caplog: pytest.LogCaptureFixture) -> None:
+    state = _Picky()
+    lease = StateLease(state, ttl_s=3)
+    with pytest.raises(PlaneError, match="full"):
+        await lease.put("a", b"1")
+    async with aclosing(state.watch("b")) as changes, asyncio.timeout(30):
+        assert isinstance(await anext(changes), Snapshot)
+        await lease.put("b", b"2")
+        for _ in range(2):
+            assert isinstance(await anext(changes), Entry)
+    assert "a is not renewed" in caplog.text
+    await lease.close()
+    await state.close()
+
+
+@pytest.mark.parametrize(("key", "size"), [("a", MAX_VALUE_BYTES + 1), ("a//b", 1)])
+async def test_what_no_store_takes_is_not_tried_again(key: str, size: int) -> None:
+    state = MemoryState()
+    lease = StateLease(state, ttl_s=0.1)
+    with pytest.raises(PlaneError):
+        await lease.put(key, bytes(size))
+    assert [task.get_name() for task in asyncio.all_tasks() if "lease" in task.get_name()] == []
     await lease.close()
     await state.close()
 

@@ -76,6 +76,7 @@ def test_urls() -> None:
         ("zenoh:?multicast=1", "'multicast' is true or false"),
         ("zenoh:?colour=red", "there is no setting 'colour'"),
         ("zenoh:?retain=**:age=x", "retain"),
+        ("zenoh:?retain=a/**:count=5&retain=a:age=1h", "the same prefix"),
         ("nats:", "it begins with 'zenoh:'"),
     ],
 )

@@ -124,8 +124,9 @@ def _line(change: Change) -> str:
 def _table(instances: Iterable[Instance]) -> Table:
     table = Table(box=None, header_style="bold", pad_edge=False)
     for heading in ("INSTANCE", "HOST", "PID", "LOAD", "ENDPOINTS", "UP"):
-        table.add_column(heading, no_wrap=True, overflow="fold")
-    for instance in instances:
+        # On a narrow terminal addresses are folded; names are there to be copied.
+        table.add_column(heading, no_wrap=heading != "ENDPOINTS", overflow="fold")
+    for instance in sorted(instances, key=lambda each: (each.namespace, each.name)):
         table.add_row(
             instance.name,
             instance.host or "-",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable
 from functools import update_wrapper
@@ -23,6 +24,7 @@ from protoplane.agents.v1 import (
 from protoplane_base import Duration
 from protoplane_components.agents.pool import AgentPool
 from protoplane_components.commands import agents_acts as acts
+from protoplane_components.commands.numbers import COUNT, Seconds
 from protoplane_components.commands.targets import Target, targeted
 from protoplane_runtime import terminal
 from protoplane_runtime.examples import ExampleGroup
@@ -30,6 +32,7 @@ from protoplane_runtime.examples import ExampleGroup
 _STATES = {
     state.name.removeprefix("AGENT_STATE_").lower(): state for state in AgentState if state.value
 }
+_NUMBER = re.compile(r"\d{1,18}", re.ASCII)
 _LIMITS = ("memory_bytes", "cpu_seconds", "open_files", "processes", "file_bytes")
 
 _EXAMPLES = (
@@ -76,7 +79,7 @@ def _limits(ctx: click.Context, param: click.Parameter, pairs: tuple[str, ...]) 
     for pair in pairs:
         name, _, value = pair.partition("=")
         name = name.replace("-", "_")
-        if name not in _LIMITS or not (value.isascii() and value.isdigit()):
+        if name not in _LIMITS or not _NUMBER.fullmatch(value):
             raise click.BadParameter(
                 f"{pair!r} is not NAME=NUMBER; a name is one of {', '.join(_LIMITS)}"
             )
@@ -96,10 +99,6 @@ def _variables(
     return found
 
 
-def _duration(ctx: click.Context, param: click.Parameter, seconds: float | None) -> Duration | None:
-    return None if seconds is None else Duration.from_seconds(seconds)
-
-
 @agents.command(context_settings={"ignore_unknown_options": True})
 @click.argument("command", nargs=-1)
 @click.option("--kind", default="", help="A registered kind; COMMAND is then its arguments.")
@@ -117,14 +116,12 @@ def _duration(ctx: click.Context, param: click.Parameter, seconds: float | None)
 @click.option("--folder", "working_folder", default="", help="Where it starts, on its host.")
 @click.option(
     "--timeout",
-    type=click.FloatRange(min=0, min_open=True),
-    callback=_duration,
+    type=Seconds(),
     help="Seconds after which it is stopped.",
 )
 @click.option(
     "--grace",
-    type=click.FloatRange(min=0),
-    callback=_duration,
+    type=Seconds(zero=True),
     help="Seconds between being asked to end and being killed.  [default: 5]",
 )
 @click.option(
@@ -136,7 +133,7 @@ def _duration(ctx: click.Context, param: click.Parameter, seconds: float | None)
     help=f"What its processes may take, of {', '.join(_LIMITS)}; again for more.",
 )
 @click.option("--outlive", is_flag=True, help="It goes on when its host ends.")
-@click.option("--output-bytes", type=click.IntRange(min=1), help="Bytes kept of each stream.")
+@click.option("--output-bytes", type=COUNT, help="Bytes kept of each stream.")
 @click.option("--block", is_flag=True, help="It waits to be read, instead of losing the oldest.")
 @click.option("--follow", "-f", is_flag=True, help="Print what it writes until it has ended.")
 @_pooled
@@ -232,8 +229,7 @@ def resume(*, id_: str) -> acts.Act:
 @click.argument("id_", metavar="ID")
 @click.option(
     "--grace",
-    type=click.FloatRange(min=0),
-    callback=_duration,
+    type=Seconds(zero=True),
     help="Seconds until it is killed; those that it was started with by default.",
 )
 @_pooled

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import signal
 import uuid
 from collections.abc import AsyncIterator, Callable
@@ -30,7 +31,9 @@ from protoplane.jobs.v1 import (
 from protoplane_base import Duration, Message
 from protoplane_client import Plane
 from protoplane_client.commands.options import engine_options
-from protoplane_components.commands.jobs_pictures import KINDS, kind_for, picture
+from protoplane_components.commands.jobs_pictures import KINDS, Easel, can_show, kind_for, picture
+from protoplane_components.commands.jobs_terminal import screen
+from protoplane_components.commands.numbers import INT32, UINT64, Seconds
 from protoplane_components.commands.targets import Target, targeted
 from protoplane_components.jobs.planes import JobPlanes
 from protoplane_components.jobs.queueing import JobQueue
@@ -43,6 +46,7 @@ from protoplane_runtime.engines.opening import open_engine
 from protoplane_runtime.examples import ExampleGroup
 from protoplane_server.planes.ground import objects_beside
 
+_SIZE = re.compile(r"(\d{1,9})x(\d{1,9})", re.ASCII)
 _STATES = {state.name[10:].lower(): state for state in JobState if state}
 _F = TypeVar("_F", bound=Callable[..., Any])
 _CALL_S = 30.0
@@ -85,11 +89,11 @@ def jobs() -> None:
 @click.option("--model", default="", help="Model to use; by default the first that there is.")
 @click.option("--lora", "loras", metavar="NAME[=WEIGHT]", multiple=True, help="A LoRA; repeatable.")
 @click.option("--size", metavar="WIDTHxHEIGHT", help="Size of the image.")
-@click.option("--steps", type=int, help="Steps of the sampler.")
+@click.option("--steps", type=INT32, help="Steps of the sampler.")
 @click.option("--guidance", type=float, help="How closely to keep to the prompt.")
-@click.option("--seed", type=click.IntRange(min=0), help="Seed of the choices.")
-@click.option("--priority", type=int, default=0, help="Higher goes first; 0 by default.")
-@click.option("--time-limit", "time_limit_s", type=float, help="Most seconds of an attempt.")
+@click.option("--seed", type=UINT64, help="Seed of the choices.")
+@click.option("--priority", type=INT32, default=0, help="Higher goes first; 0 by default.")
+@click.option("--time-limit", type=Seconds(), help="Most seconds of an attempt.")
 @click.option("--no-watch", is_flag=True, help="Return once the job is accepted.")
 @_shown
 @_targeted
@@ -104,7 +108,7 @@ def submit(
     guidance: float | None,
     seed: int | None,
     priority: int,
-    time_limit_s: float | None,
+    time_limit: Duration | None,
     no_watch: bool,
     save: Path | None,
     picture: str,
@@ -125,7 +129,7 @@ def submit(
         guidance_scale=guidance,
         seed=seed,
         priority=priority,
-        time_limit=None if time_limit_s is None else Duration.from_seconds(time_limit_s),
+        time_limit=time_limit,
     )
 
     async def work(plane: Plane) -> None:
@@ -258,7 +262,7 @@ def _run(work: Callable[[Plane], Any], target: Target) -> None:
 
 async def _watch(client: JobsClient, id_: str, save: Path | None, wanted: str, plain: bool) -> None:
     rich = terminal.is_terminal() and not plain
-    kind = kind_for(wanted) if rich else "none"
+    kind = await asyncio.to_thread(kind_for, wanted) if rich else "none"
     request = FollowRequest(id=id_, without_previews=rich and kind == "none")
     updates = cast("Any", client.follow(request))
     async with aclosing(updates) as stream:
@@ -274,8 +278,10 @@ async def _watch(client: JobsClient, id_: str, save: Path | None, wanted: str, p
         image = b"".join([part.data async for part in parts])
     if save is not None:
         await asyncio.to_thread(save.write_bytes, image)
-    if rich and image:
-        click.echo(picture(image, kind))
+    if rich and kind != "none" and can_show(image):
+        click.echo(picture(image, kind, screen().lines - 2))
+    elif rich and save is None:
+        click.echo(f"job {id_} is done; --save FILE writes what it made")
 
 
 async def _print(updates: AsyncIterator[FollowResponse]) -> FollowResponse:
@@ -287,7 +293,7 @@ async def _print(updates: AsyncIterator[FollowResponse]) -> FollowResponse:
 
 async def _show(updates: AsyncIterator[FollowResponse], kind: str) -> FollowResponse:
     last = FollowResponse()
-    lines = 0
+    easel = Easel(kind, screen())
     columns = (
         TextColumn("{task.description:<16}"),
         BarColumn(),
@@ -308,14 +314,11 @@ async def _show(updates: AsyncIterator[FollowResponse], kind: str) -> FollowResp
                     description=progress.stage.proto_name[10:].replace("_", " ").lower(),
                     left="" if left_s is None else f"{left_s:.0f} s left",
                 )
-            elif last.preview is not None:
-                text = picture(last.preview.image, kind)
-                bar.stop()  # It leaves its line, which the picture begins at.
-                # Blocks are lines of text, so the next preview takes the place of the one before.
-                above = f"\x1b[{lines}A" if kind == "blocks" and lines else ""
-                click.echo(f"{above}{text}")
-                lines = text.count("\n") + 1
+            elif last.preview is not None and can_show(last.preview.image):
+                bar.stop()  # It leaves its line, which is the one below the picture.
+                click.echo(easel.show(last.preview.image), nl=False)
                 bar.start()
+    click.echo(easel.clear(), nl=False)
     return last
 
 
@@ -339,10 +342,10 @@ def _table(found: list[Job]) -> Table:
 def _size(text: str | None) -> tuple[int | None, int | None]:
     if text is None:
         return None, None
-    width, x, height = text.partition("x")
-    if not (x and width.isdigit() and height.isdigit()):
+    found = _SIZE.fullmatch(text)
+    if found is None:
         raise click.BadParameter(f"{text!r} is not WIDTHxHEIGHT", param_hint="--size")
-    return int(width), int(height)
+    return int(found[1]), int(found[2])
 
 
 def _lora(text: str) -> Lora:

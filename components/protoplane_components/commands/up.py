@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import shlex
 import signal
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -129,7 +130,10 @@ def up(
         try:
             started = start(settings, attached=not detach)
         except AlreadyUpError:
-            _already(StackPlace(settings.folder), settings, plain=plain)
+            place = StackPlace(settings.folder)
+            if detach:
+                _wait(place, timeout_s)
+            _already(place, settings, plain=plain)
             return
         # From here on there is something to end.
         if detach:
@@ -140,6 +144,18 @@ def up(
             asyncio.run(_shown(started))
 
 
+def _wait(place: StackPlace, within_s: float) -> None:
+    """Let a stack that somebody else has just started become ready."""
+    until = time.monotonic() + within_s
+    while time.monotonic() < until:
+        record = place.read()
+        if record is not None and record.phase is not Phase.STARTING:
+            return
+        if record is None and place.owner() is None:
+            return
+        time.sleep(0.05)
+
+
 def _already(place: StackPlace, settings: StackSettings, *, plain: bool) -> None:
     record = place.read()
     if record is not None and record.phase in (Phase.STOPPING, Phase.FAILED):
@@ -148,7 +164,8 @@ def _already(place: StackPlace, settings: StackSettings, *, plain: bool) -> None
         click.echo(record.model_dump_json())
     else:
         where = "" if record is None else f" at {record.http}"
-        _print_table(record)
+        if terminal.is_terminal():
+            _print_table(record)
         click.echo(f"it is up already{where}; {_command(record, 'down')} ends it")
     if record is not None and (record.workers, record.policy) != (
         settings.workers,

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 from protoplane_base import Code, PlaneError
 from protoplane_components.gateway.callers import INPROC, Caller
 from protoplane_components.gateway.keys import KeyRing
-from protoplane_server.access import Access
+from protoplane_server.access import Access, bearer_token
 
 if TYPE_CHECKING:
     from protoplane_components.gateway.web_tokens import WebTokens
+    from protoplane_server import CallContext
 
 _OWN = Caller(INPROC, requests="", tokens="", concurrent=0, max_priority=2**31 - 1)
 """Callers of the gateway's own process have no limits."""
@@ -23,11 +24,14 @@ class GatewayAccess(Access):
     Args:
         keys: The keys.
         tokens: Verifies JWTs; ``None`` takes none.
-        refused: Told why somebody was not let in.
+        refused: Told why somebody was not let in, and of the call, where it was one.
     """
 
     def __init__(
-        self, keys: KeyRing, tokens: WebTokens | None, refused: Callable[[PlaneError], None]
+        self,
+        keys: KeyRing,
+        tokens: WebTokens | None,
+        refused: Callable[[PlaneError, CallContext | None], None],
     ) -> None:
         self.keys = keys
         self._tokens = tokens
@@ -35,11 +39,18 @@ class GatewayAccess(Access):
 
     def identity(self, token: str) -> str:
         """Who has a key or a JWT; see `Access`."""
+        return self._let_in(token, None)
+
+    def of_call(self, ctx: CallContext) -> str:
+        """Who makes a call; see `Access`."""
+        return self._let_in(bearer_token(ctx.metadata), ctx)
+
+    def _let_in(self, token: str, ctx: CallContext | None) -> str:
         try:
             caller = self._known(token)
             caller.check_time()
         except PlaneError as error:
-            self._refused(error)
+            self._refused(error, ctx)
             raise
         return caller.identity
 

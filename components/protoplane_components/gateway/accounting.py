@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from time import perf_counter
 from typing import Self
 from urllib.parse import unquote
@@ -13,7 +14,10 @@ from protoplane_components.gateway.admission import Admission
 from protoplane_components.gateway.audit import AuditLog, AuditRecord, now
 from protoplane_components.gateway.callers import Caller, name_of
 from protoplane_components.gateway.metrics import GatewayMetrics
+from protoplane_runtime.link.errors import UnsentError
 from protoplane_server import CallContext, Context
+
+_log = logging.getLogger("protoplane.gateway")
 
 ANYBODY = Caller("")
 """The caller where everybody may call."""
@@ -40,6 +44,7 @@ class Accounting:
         self.admission = admission
         self.audit = audit
         self.metrics = metrics
+        self._away = ""
 
     def caller(self, ctx: Context) -> Caller:
         """Who makes a call.
@@ -80,17 +85,27 @@ class Accounting:
                 )
             )
 
-    def refused(self, error: PlaneError) -> None:
-        """Note that somebody was not let in."""
+    def note_away(self, why: str) -> None:
+        """Log why what is behind the gateway cannot be reached; once, until it is there again."""
+        if why != self._away:
+            self._away = why
+            _log.warning("%s", why)
+
+    def note_there(self) -> None:
+        """Note that what is behind the gateway has answered."""
+        self._away = ""
+
+    def refused(self, error: PlaneError, ctx: CallContext | None) -> None:
+        """Note that somebody was not let in; of what is no call, links too, no more is known."""
         self.metrics.ended(method="", code=error.code.name)
         self.audit.add(
             AuditRecord(
                 time=now(),
                 key="",
-                request_id="",
-                door="",
-                peer="",
-                method="",
+                request_id="" if ctx is None else ctx.request_id,
+                door="" if ctx is None else ctx.info.door,
+                peer="" if ctx is None else ctx.peer,
+                method="" if ctx is None else ctx.method.name,
                 model="",
                 status=error.code.name,
             )
@@ -153,6 +168,14 @@ class Entry:
         admission.leave(self._who)
         self._note("OK" if error is None else _status(error))
         await admission.used(self.caller, self._who, self.prompt_tokens + self.completion_tokens)
+        if error is None:
+            self._accounting.note_there()
+        elif isinstance(error, UnsentError):
+            self._accounting.note_away(error.message)
+            # Where it was to be sent is nobody's business outside.
+            raise PlaneError(
+                error.code, "what answers behind this gateway is away; ask again"
+            ) from error
 
     def answered(self) -> None:
         """The first piece of the answer is there."""

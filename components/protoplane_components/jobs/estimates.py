@@ -10,15 +10,19 @@ from protoplane_components.jobs.records import duration_s, request_of
 _WEIGHT = 0.2
 _LOOKED_AT = 100
 
+_Kind = tuple[str, int]
+"""A model, empty for all, and the bits of the number of pixels, 0 for any."""
+
 
 class Estimates:
-    """Seconds of work by model: a moving average of what a step of an image took.
+    """Seconds of work: a moving average of what a step of an image took, by model and size.
 
-    A job of a model that nothing is known of is taken to be as slow as those of all models.
+    Sizes are told apart by powers of two of the number of pixels. A job of a size that nothing is
+    known of is taken to be as slow as those of its model, one of such a model as those of all.
     """
 
     def __init__(self) -> None:
-        self._step_s: dict[str, float] = {}
+        self._step_s: dict[_Kind, float] = {}
 
     def learn(self, job: Job) -> None:
         """Take a job that is done into account."""
@@ -27,14 +31,17 @@ class Estimates:
             return
         request = request_of(job)
         step_s = took_s / _steps(request)
-        for model in {request.model, ""}:
-            known = self._step_s.get(model)
-            self._step_s[model] = step_s if known is None else known + _WEIGHT * (step_s - known)
+        for kind in _kinds(request):
+            known = self._step_s.get(kind)
+            self._step_s[kind] = step_s if known is None else known + _WEIGHT * (step_s - known)
 
     def duration_s(self, request: GenerateRequest) -> float | None:
         """Seconds that a job will take; ``None`` where nothing was learned yet."""
-        step_s = self._step_s.get(request.model, self._step_s.get(""))
-        return None if step_s is None else step_s * _steps(request)
+        for kind in _kinds(request):
+            step_s = self._step_s.get(kind)
+            if step_s is not None:
+                return step_s * _steps(request)
+        return None
 
     def wait_s(
         self, ahead: Iterable[GenerateRequest], count: int, left_s: float, slots: int
@@ -63,3 +70,9 @@ class Estimates:
 
 def _steps(request: GenerateRequest) -> int:
     return max(1, request.steps or 1)
+
+
+def _kinds(request: GenerateRequest) -> Iterable[_Kind]:
+    """The kinds that a job is of, the closest first."""
+    bits = ((request.width or 0) * (request.height or 0)).bit_length()
+    return dict.fromkeys(((request.model, bits), (request.model, 0), ("", 0)))

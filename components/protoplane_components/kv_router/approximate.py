@@ -78,6 +78,10 @@ class ApproximateIndex:
         self._lapse(self._clock())
         return self._index.find_keys(keys)
 
+    def count(self, target: Target) -> int:
+        """How many blocks a target should have."""
+        return self._index.count(target)
+
     def clear(self, target: Target) -> None:
         """Forget a target."""
         self._index.clear(target)

@@ -409,13 +409,14 @@ class KvRouter(KvRouterService):
         if self._feed.follower is not None:
             followed = self._feed.follower.courses
             courses = [followed.get(target, Course()) for target in targets]
+        counted = self.router.guesses if worker.no_events else self._feed.index
         return WorkerStatus(
             worker=worker,
-            indexed_blocks=sum(map(self._feed.index.count, targets)) if self._feed.index else 0,
+            indexed_blocks=sum(map(counted.count, targets)) if counted is not None else 0,
             last_event_ids=[course.event_id for course in courses],
             registered_at=member.since,
             discovered=bool(member.instance),
-            in_sync=all(course.in_sync for course in courses),
+            in_sync=worker.no_events or all(course.in_sync for course in courses),
         )
 
 

@@ -101,7 +101,7 @@ class Membership:
         self._members[worker.id] = Member(worker, instance, Timestamp.now())
         self._note_models()
         if self.follower is not None:
-            if before is not None and before.targets() != known.targets():
+            if before is not None and (known.no_events or before.targets() != known.targets()):
                 self.follower.remove(worker.id)
             self._expected.discard(worker.id)
             for target in () if known.no_events else known.targets():

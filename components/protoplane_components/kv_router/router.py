@@ -161,6 +161,8 @@ class Router:
         before = self._workers.get(worker.id)
         self._workers[worker.id] = worker
         self._guessing = any(each.no_events for each in self._workers.values())
+        if not worker.no_events:
+            self.guesses.remove_worker(worker.id)
         targets = worker.targets()
         for target in before.targets() if before else ():
             if target not in targets:

@@ -41,6 +41,10 @@ _SENDERS = 4
 _MOST_NOTES = 10_000
 _NOTE_S = 2.0
 _NO_TEXT_S = 30.0
+# The router reads no more of a prompt: where that goes is clear by then, and nobody has to wait
+# for a text of megabytes. Characters, or tokens.
+_MOST_READ = 200_000
+_FIRST_LOOK_S = 0.1
 _AWAY = (Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED)
 
 
@@ -62,7 +66,6 @@ class KvPolicy:
     Attributes:
         name: ``kv``.
         settings: The orchestrator's.
-        there: Whether the router is asked.
     """
 
     name = "kv"
@@ -76,7 +79,6 @@ class KvPolicy:
         tokenizer: Tokenizer | None = None,
     ) -> None:
         self.settings = settings
-        self.there = False
         self._counts = counts
         self._tokenizer = tokenizer
         policy = Policy(retries=RetryPolicy(max_attempts=1), ready_s=settings.router_timeout_s)
@@ -91,6 +93,7 @@ class KvPolicy:
         self._otherwise = picking("least-loaded")
         self._notes: asyncio.Queue[Callable[[], Awaitable[object]]] = asyncio.Queue(_MOST_NOTES)
         self._stack = AsyncExitStack()
+        self._there = asyncio.Event()
         self._lost = asyncio.Event()
         self._no_text_until = 0.0
 
@@ -102,6 +105,11 @@ class KvPolicy:
 
     async def __aexit__(self, *_: object) -> None:
         await self._stack.aclose()
+
+    @property
+    def there(self) -> bool:
+        """Whether the router is asked."""
+        return self._there.is_set()
 
     async def choose(self, need: Need, ready: Sequence[Worker]) -> Choice:
         """See `protoplane_components.orchestrator.policies.Policy.choose`."""
@@ -138,6 +146,10 @@ class KvPolicy:
                 # It may have been made all the same.
                 self.tell(self.released(request.request_id))
             return None
+        except asyncio.CancelledError:
+            # The caller left; so it may have been made here, too.
+            self.tell(self.released(request.request_id))
+            raise
         worker = by_id.get(answer.selection.worker_id) if answer.selection is not None else None
         if worker is None:
             self.tell(self.released(answer.reservation_id))
@@ -148,7 +160,7 @@ class KvPolicy:
         if error.code in _AWAY:
             if self.there:
                 _log.warning("the KV router is done without: %s", error.message)
-            self.there = False
+            self._there.clear()
             self._lost.set()
         elif error.code is Code.INVALID_ARGUMENT and prompt.text is not None:
             _log.warning("the KV router takes no texts: %s", error.message)
@@ -156,24 +168,27 @@ class KvPolicy:
 
     async def _look(self) -> None:
         """See when the router is there, at first and whenever it was lost."""
+        again_s = min(_FIRST_LOOK_S, self.settings.router_again_s)
         while True:
             try:
                 await self._router.loads(LoadsRequest(), timeout_s=_NOTE_S)
             except PlaneError as error:
                 # Another error is an answer, too.
-                self.there = error.code not in _AWAY
+                is_there = error.code not in _AWAY
             else:
-                self.there = True
-            if self.there:
+                is_there = True
+            if is_there:
+                self._there.set()
                 _log.info("the KV router is asked")
                 self._lost.clear()
                 await self._lost.wait()
-            await asyncio.sleep(self.settings.router_again_s)
+                again_s = self.settings.router_again_s
+            await asyncio.sleep(again_s)
 
     def _prompt(self, request: GenerateRequest) -> Prompt | None:
         """The prompt as the router can read it; ``None`` where it cannot."""
         if request.token_ids is not None:
-            ids = request.token_ids.ids
+            ids = request.token_ids.ids[:_MOST_READ]
             # Where one is below zero, it is the worker who says so.
             return None if any(id_ < 0 for id_ in ids) else Prompt(tokens=TokenSequence(ids=[*ids]))
         if request.conversation is not None:
@@ -183,6 +198,7 @@ class KvPolicy:
             text = request.prompt or ""
         if not text:
             return None
+        text = text[:_MOST_READ]
         if self._tokenizer is not None:
             return Prompt(tokens=TokenSequence(ids=[*self._tokenizer(text)]))
         return Prompt(text=text) if monotonic() >= self._no_text_until else None
@@ -195,8 +211,9 @@ class KvPolicy:
     async def _send(self) -> None:
         while True:
             note = await self._notes.get()
-            if not self.there:
-                continue
+            # What happens while the router is away it hears when it is back: else it would count
+            # what is over until the leases end.
+            await self._there.wait()
             try:
                 await note()
             except PlaneError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Self
@@ -73,7 +74,7 @@ class OrchestratorSettings:
         """The settings that the environment says.
 
         By ``PROTOPLANE_ORCHESTRATOR_WORKERS``, ``…_POLICY``, ``…_ROUTER``, ``…_RESUME``,
-        ``…_QUEUE``, which is ``max_queued``, and ``…_TOKEN``.
+        ``…_ROUTER_TIMEOUT_S``, ``…_QUEUE``, which is ``max_queued``, and ``…_TOKEN``.
 
         Raises:
             PlaneError: INVALID_ARGUMENT for a value that is none.
@@ -88,6 +89,7 @@ class OrchestratorSettings:
             raise PlaneError(
                 Code.INVALID_ARGUMENT, f"{PREFIX}RESUME is {said('RESUME')!r}; it is 1 or 0"
             )
+        timeout_s = _seconds("ROUTER_TIMEOUT_S", said("ROUTER_TIMEOUT_S"), plain.router_timeout_s)
         queue = said("QUEUE") or str(plain.max_queued)
         if not (queue.isascii() and queue.isdigit()):
             raise PlaneError(
@@ -99,6 +101,19 @@ class OrchestratorSettings:
             policy=said("POLICY") or plain.policy,
             router=said("ROUTER") or plain.router,
             resume=bool(_SWITCH[resume]),
+            router_timeout_s=timeout_s,
             max_queued=int(queue),
             token=said("TOKEN"),
         )
+
+
+def _seconds(name: str, text: str, default: float) -> float:
+    try:
+        seconds = float(text) if text else default
+    except ValueError:
+        seconds = 0.0
+    if not (seconds > 0 and math.isfinite(seconds)):
+        raise PlaneError(
+            Code.INVALID_ARGUMENT, f"{PREFIX}{name} is {text!r}; give seconds above 0, 0.05 say"
+        )
+    return seconds

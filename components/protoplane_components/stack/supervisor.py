@@ -265,9 +265,15 @@ class Supervisor:
         record = self._record()
         if record == self._noted:
             return
-        self._noted = record
-        with contextlib.suppress(FileNotFoundError):  # The folder is gone.
+        try:
             self._place.write(record)
+        except FileNotFoundError:
+            pass  # The folder is gone.
+        except OSError as error:
+            # A full disk, say: the processes go on, and it is tried again.
+            _log.warning("how the stack does cannot be written: %s", error)
+            return
+        self._noted = record
         with contextlib.suppress(OSError):
             self._line.send(b"!", socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
 

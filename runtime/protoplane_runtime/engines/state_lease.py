@@ -6,8 +6,8 @@ import asyncio
 import logging
 from contextlib import suppress
 
-from protoplane_base import PlaneError
-from protoplane_runtime.engines.state import StateStore
+from protoplane_base import Code, PlaneError
+from protoplane_runtime.engines.state import StateStore, check_put
 
 LEASE_S = 60.0
 """Seconds for which an entry outlives a process that was killed, at most."""
@@ -41,8 +41,9 @@ class StateLease:
     async def put(self, key: str, value: bytes) -> int:
         """Give a key a value, and keep it; see `StateStore.put`.
 
-        Where that fails it is tried again with the next renewal.
+        Where that fails it is tried again with the next renewal, unless no store could take it.
         """
+        check_put(key, value, None, self._ttl_s)
         async with self._turn:
             if not self._closed:
                 self._values[key] = value
@@ -81,4 +82,5 @@ class StateLease:
                 except PlaneError as error:
                     _log.warning("%s is not renewed for a moment: %s", key, error.message)
                     wait_s = min(_RETRY_S, wait_s)
-                    break
+                    if error.code is Code.UNAVAILABLE:
+                        break  # So are the others, and each may take its time to say so.

@@ -12,6 +12,7 @@ from protoplane_runtime.link.session import Session
 
 _S = TypeVar("_S", bound=Session)
 
+_CLOSED = "the link was closed before the answer was whole; ask again"
 _MAX_BACKLOG = 4_096
 """Frames that may wait to be acted on before this end stops to read."""
 
@@ -109,7 +110,7 @@ class Connection(Generic[_S]):
             self._ending = self._ending or fault
         why = self._ending or error
         self.closed.set_result(why)
-        self.session.lost(why or PlaneError(Code.UNAVAILABLE, "the link was closed"))
+        self.session.lost(why or PlaneError(Code.UNAVAILABLE, _CLOSED))
 
     def fail(self, error: LinkError) -> None:
         """End the link because of what the other end did, and tell it."""

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Generator
-from contextlib import contextmanager
 
 from protoplane_base import Code, PlaneError
 from protoplane_server.backends.interface import ModelStats
@@ -26,28 +24,9 @@ class ModelCounters:
         self.items = 0
         self.tokens = 0
 
-    @contextmanager
-    def request(self) -> Generator[None, None, None]:
-        """Count what is inside as a request, by how it ends."""
-        self.in_flight += 1
-        try:
-            yield
-        except (asyncio.CancelledError, GeneratorExit):
-            self.cancelled += 1
-            raise
-        except PlaneError as error:
-            if error.code in _LEFT:
-                self.cancelled += 1
-            else:
-                self.failed += 1
-            raise
-        except BaseException:
-            self.failed += 1
-            raise
-        else:
-            self.succeeded += 1
-        finally:
-            self.in_flight -= 1
+    def request(self) -> CountedRequest:
+        """Counts what is inside of it as a request, by how it ends."""
+        return CountedRequest(self)
 
     def snapshot(self) -> ModelStats:
         """The numbers as they are now."""
@@ -60,3 +39,33 @@ class ModelCounters:
             items=self.items,
             tokens=self.tokens,
         )
+
+
+class CountedRequest:
+    """Counts what is inside of it; see `ModelCounters.request`.
+
+    Args:
+        counters: Where to count.
+    """
+
+    __slots__ = ("_counters",)
+
+    def __init__(self, counters: ModelCounters) -> None:
+        self._counters = counters
+
+    def __enter__(self) -> None:
+        self._counters.in_flight += 1
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: object
+    ) -> None:
+        counters = self._counters
+        counters.in_flight -= 1
+        if error is None:
+            counters.succeeded += 1
+        elif isinstance(error, (asyncio.CancelledError, GeneratorExit)) or (
+            isinstance(error, PlaneError) and error.code in _LEFT
+        ):
+            counters.cancelled += 1
+        else:
+            counters.failed += 1

@@ -101,12 +101,26 @@ class BackendContext:
     sequence: SequenceStep | None = None
 
     @classmethod
-    def of(cls, call: Context, *, priority: int = 0, sequence: SequenceStep | None = None) -> Self:
-        """The context of a call that a handler serves."""
+    def of(
+        cls,
+        call: Context,
+        *,
+        priority: int = 0,
+        sequence: SequenceStep | None = None,
+        request_id: str = "",
+    ) -> Self:
+        """The context of a call that a handler serves.
+
+        Args:
+            call: The call.
+            priority: See the attribute.
+            sequence: See the attribute.
+            request_id: What the request is called where that is not what the call is.
+        """
         left_s = call.time_remaining_s()
         trace = call.metadata.get(TRACEPARENT, "")
         return cls(
-            request_id=call.request_id,
+            request_id=request_id or call.request_id,
             deadline=None if left_s is None else monotonic() + left_s,
             traceparent=trace if isinstance(trace, str) else "",
             priority=priority,

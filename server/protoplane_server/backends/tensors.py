@@ -85,19 +85,31 @@ _BY_DTYPE = {
 }
 
 
-@dataclass(frozen=True, slots=True, eq=False)
 class Tensor:
     """A named array; nobody changes its data.
+
+    One that was read from raw contents keeps these, and is an array once somebody asks for it: what
+    is only passed on is neither converted nor copied.
+
+    Args:
+        name: What the model calls it.
+        datatype: Type of its elements.
+        data: They, with the dtype of the datatype and any shape.
 
     Attributes:
         name: What the model calls it.
         datatype: Type of its elements.
-        data: They, with the dtype of the datatype and any shape.
+        shape: Length of each axis.
     """
 
-    name: str
-    datatype: Datatype
-    data: Array
+    __slots__ = ("_contents", "_data", "datatype", "name", "shape")
+
+    def __init__(self, name: str, datatype: Datatype, data: Array) -> None:
+        self.name = name
+        self.datatype = datatype
+        self.shape: tuple[int, ...] = data.shape
+        self._data: Array | None = data
+        self._contents: bytes | memoryview | None = None
 
     @classmethod
     def of(cls, name: str, values: object, datatype: Datatype | None = None) -> Self:
@@ -123,21 +135,33 @@ class Tensor:
             ) from error
 
     @property
-    def shape(self) -> tuple[int, ...]:
-        """Length of each axis."""
-        return self.data.shape
+    def data(self) -> Array:
+        """Its elements."""
+        if self._data is None:
+            assert self._contents is not None
+            self._data = _array(self.datatype, self.shape, self._contents)
+        return self._data
+
+    @property
+    def size_bytes(self) -> int | None:
+        """Length of what `pack` gives; ``None`` for BYTES, of which it is not known before."""
+        width = _WIDTHS.get(self.datatype)
+        return None if width is None else math.prod(self.shape) * width
 
     def pack(self) -> bytes:
         """Its elements in row-major order, little-endian, without padding.
 
         Each of BYTES stands after its length, a little-endian uint32.
         """
+        if self._contents is not None:
+            return bytes(self._contents)
+        data = self.data
         if self.datatype is Datatype.BYTES:
-            flat: list[bytes] = self.data.reshape(-1).tolist()
+            flat: list[bytes] = data.reshape(-1).tolist()
             return b"".join(struct.pack("<I", len(each)) + each for each in flat)
         if self.datatype is Datatype.BF16:
-            return _to_bf16(self.data).tobytes()
-        return self.data.astype(self.datatype.dtype, copy=False).tobytes()
+            return _to_bf16(data).tobytes()
+        return data.astype(self.datatype.dtype, copy=False).tobytes()
 
     @classmethod
     def unpack(
@@ -149,30 +173,50 @@ class Tensor:
             PlaneError: INVALID_ARGUMENT; the contents do not have as many elements as the shape
                 says, or the shape is none.
         """
-        if any(length < 0 for length in shape):
+        lengths = tuple(shape)
+        if lengths and min(lengths) < 0:
             raise PlaneError(
                 Code.INVALID_ARGUMENT, f"tensor {name!r} has the shape {_text(shape)}; no axis is "
                 "shorter than 0",
             )  # fmt: skip
-        count = math.prod(shape)
-        if datatype is Datatype.BYTES:
-            return cls(name, datatype, _split(name, count, bytes(contents)).reshape(shape))
-        stored = np.dtype("<u2") if datatype is Datatype.BF16 else datatype.dtype
-        if len(contents) != count * stored.itemsize:
+        count = math.prod(lengths)
+        tensor = cls.__new__(cls)
+        tensor.name = name
+        tensor.datatype = datatype
+        tensor.shape = lengths
+        tensor._contents = contents
+        tensor._data = None
+        width = _WIDTHS.get(datatype)
+        if width is not None and len(contents) != count * width:
             raise PlaneError(
                 Code.INVALID_ARGUMENT,
-                f"tensor {name!r}: expected {count * stored.itemsize} bytes for {datatype} "
+                f"tensor {name!r}: expected {count * width} bytes for {datatype} "
                 f"{_text(shape)}, got {len(contents)}",
             )
-        data: Array = np.frombuffer(contents, stored)
-        if datatype is Datatype.BF16:
-            data = (data.astype(np.uint32) << np.uint32(16)).view(np.float32)
-        try:
-            return cls(name, datatype, data.reshape(shape))
-        except ValueError as error:
-            raise PlaneError(
-                Code.INVALID_ARGUMENT, f"tensor {name!r} has the shape {_text(shape)}: {error}"
-            ) from error
+        if width is None or not count or len(lengths) > _PLAIN_AXES:
+            # Byte strings are where they say or not, and numpy may not take such a shape: now is
+            # the time to know.
+            flat = _split(name, count, bytes(contents)) if width is None else None
+            try:
+                tensor._data = (
+                    _array(datatype, lengths, contents) if flat is None else flat.reshape(lengths)
+                )
+            except ValueError as error:
+                raise PlaneError(
+                    Code.INVALID_ARGUMENT, f"tensor {name!r} has the shape {_text(shape)}: {error}"
+                ) from error
+        return tensor
+
+
+_PLAIN_AXES = 8
+"""Up to so many, none of length 0, there is an array of every shape that contents are long for."""
+
+_WIDTHS: dict[Datatype, int] = {
+    datatype: 2 if datatype is Datatype.BF16 else dtype.itemsize
+    for datatype, dtype in _DTYPES.items()
+    if datatype is not Datatype.BYTES
+}
+"""Bytes of an element in raw contents."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,9 +237,13 @@ class TensorSpec:
 
     def fits(self, shape: Sequence[int]) -> bool:
         """Whether a tensor may have this shape."""
-        return len(shape) == len(self.shape) and all(
-            wanted in (-1, got) for wanted, got in zip(self.shape, shape, strict=True)
-        )
+        if len(shape) != len(self.shape):
+            return False
+        # No generator: this is asked of every tensor of every request.
+        for wanted, got in zip(self.shape, shape, strict=True):  # noqa: SIM110
+            if wanted not in (-1, got):
+                return False
+        return True
 
 
 def check_inputs(
@@ -206,8 +254,19 @@ def check_inputs(
     Raises:
         PlaneError: INVALID_ARGUMENT with the tensor, what was expected of it and what it is.
     """
+    return {name: tensor.data for name, tensor in match_inputs(model, specs, inputs).items()}
+
+
+def match_inputs(
+    model: str, specs: Sequence[TensorSpec], inputs: Sequence[Tensor]
+) -> dict[str, Tensor]:
+    """Make sure that tensors are what a model takes, as `check_inputs`; makes no arrays of them.
+
+    Raises:
+        PlaneError: See `check_inputs`.
+    """
     wanted = {spec.name: spec for spec in specs}
-    found: dict[str, Array] = {}
+    found: dict[str, Tensor] = {}
     for tensor in inputs:
         spec = wanted.get(tensor.name)
         if spec is None:
@@ -231,7 +290,7 @@ def check_inputs(
                 f"input {tensor.name!r} of {model}: expected the shape {_text(spec.shape)}, "
                 f"got {_text(tensor.shape)}",
             )
-        found[tensor.name] = tensor.data
+        found[tensor.name] = tensor
     missing = [spec.name for spec in specs if not spec.optional and spec.name not in found]
     if missing:
         raise PlaneError(
@@ -258,6 +317,14 @@ def chosen_outputs(model: str, outputs: Sequence[Tensor], names: Sequence[str]) 
                 f"{model} has no output {name!r}; expected {', '.join(by_name)}",
             )
     return [by_name[name] for name in names]
+
+
+def _array(datatype: Datatype, shape: tuple[int, ...], contents: bytes | memoryview) -> Array:
+    if datatype is Datatype.BF16:
+        halves = np.frombuffer(contents, "<u2")
+        return (halves.astype(np.uint32) << np.uint32(16)).view(np.float32).reshape(shape)
+    found: Array = np.frombuffer(contents, datatype.dtype).reshape(shape)
+    return found
 
 
 def _text(shape: Sequence[int]) -> str:

@@ -15,8 +15,8 @@ _METHODS = b"GET, POST, PUT, PATCH, DELETE, HEAD"
 
 _EXPOSED = (
     b"connect-content-encoding, connect-protocol-version, content-encoding, grpc-message, "
-    b"grpc-status, grpc-status-details-bin, openai-processing-ms, retry-after, retry-after-ms, "
-    b"x-request-id, x-ratelimit-limit-requests, x-ratelimit-limit-tokens, "
+    b"grpc-status, grpc-status-details-bin, last-event-id, openai-processing-ms, retry-after, "
+    b"retry-after-ms, x-request-id, x-ratelimit-limit-requests, x-ratelimit-limit-tokens, "
     b"x-ratelimit-remaining-requests, x-ratelimit-remaining-tokens, x-ratelimit-reset-requests, "
     b"x-ratelimit-reset-tokens"
 )

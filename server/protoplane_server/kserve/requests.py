@@ -49,12 +49,18 @@ class InferCall:
         self._id: str = request.id
         self._version: str = request.model_version
         self._inputs = tensors_in(request)
+        self._outputs: list[str] = []
         for output in request.outputs:
             check_settings(output)
-        self._outputs: list[str] = [output.name for output in request.outputs]
-        settings = {name: _value(each) for name, each in request.parameters.items()}
-        self._wants_empty_final = settings.get(_EMPTY_FINAL) is True
-        self._ctx = _context(settings, sequence_of(request), request.id, ctx)
+            self._outputs.append(output.name)
+        parameters = request.parameters
+        if parameters:
+            settings = {name: _value(each) for name, each in parameters.items()}
+            self._wants_empty_final = settings.get(_EMPTY_FINAL) is True
+            self._ctx = _context(settings, sequence_of(request), self._id, ctx)
+        else:
+            self._wants_empty_final = False
+            self._ctx = BackendContext.of(ctx, request_id=self._id)
 
     async def infer(self, backend: Backend) -> Any:
         """Run the model once, for a ``ModelInferResponse``."""
@@ -116,9 +122,7 @@ def _context(
         )
     # The protocol counts the other way round: 1 goes first, and 0 is for those who do not care.
     level = _number(settings, "priority")
-    made = BackendContext.of(ctx, priority=1 - max(1, level), sequence=step)
-    if request_id:
-        made = replace(made, request_id=request_id)
+    made = BackendContext.of(ctx, priority=1 - max(1, level), sequence=step, request_id=request_id)
     timeout_us = _number(settings, "timeout")
     if timeout_us:
         until = monotonic() + timeout_us / 1e6

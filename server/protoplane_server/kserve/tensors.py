@@ -28,6 +28,8 @@ _CONTENTS = {
     Datatype.BYTES: "bytes_contents",
 }
 
+_DATATYPES = {str(each): each for each in Datatype}
+
 # What a tensor or an output may be asked to be, and is not here.
 _UNKNOWN_SETTINGS = {
     "shared_memory_region": "there is no shared memory here; send its contents",
@@ -41,13 +43,13 @@ def datatype_of(name: str, text: str) -> Datatype:
     Raises:
         PlaneError: INVALID_ARGUMENT; there is none of that name.
     """
-    try:
-        return Datatype(text)
-    except ValueError:
+    found = _DATATYPES.get(text)
+    if found is None:
         raise PlaneError(
             Code.INVALID_ARGUMENT,
             f"tensor {name!r} has the datatype {text!r}; expected one of {', '.join(Datatype)}",
-        ) from None
+        )
+    return found
 
 
 def tensors_in(request: Any) -> list[Tensor]:
@@ -57,26 +59,27 @@ def tensors_in(request: Any) -> list[Tensor]:
         PlaneError: INVALID_ARGUMENT with the tensor, what was expected of it and what it is;
             UNIMPLEMENTED for one that lies in shared memory.
     """
-    raw = request.raw_input_contents
-    if raw and len(raw) != len(request.inputs):
+    inputs: Sequence[Any] = list(request.inputs)
+    raw: Sequence[bytes] = list(request.raw_input_contents)
+    if raw and len(raw) != len(inputs):
         raise PlaneError(
             Code.INVALID_ARGUMENT,
-            f"raw_input_contents: expected {len(request.inputs)}, one for each input, "
-            f"got {len(raw)}",
+            f"raw_input_contents: expected {len(inputs)}, one for each input, got {len(raw)}",
         )
     found: list[Tensor] = []
-    for index, each in enumerate(request.inputs):
+    for index, each in enumerate(inputs):
         check_settings(each)
-        datatype = datatype_of(each.name, each.datatype)
+        name: str = each.name
+        datatype = datatype_of(name, each.datatype)
         if not raw:
             found.append(_typed(each, datatype))
         elif each.HasField("contents"):
             raise PlaneError(
                 Code.INVALID_ARGUMENT,
-                f"input {each.name!r} has contents, and there are raw_input_contents; send either",
+                f"input {name!r} has contents, and there are raw_input_contents; send either",
             )
         else:
-            found.append(Tensor.unpack(each.name, datatype, each.shape, raw[index]))
+            found.append(Tensor.unpack(name, datatype, each.shape, raw[index]))
     return found
 
 
@@ -86,16 +89,20 @@ def check_settings(tensor: Any) -> None:
     Raises:
         PlaneError: UNIMPLEMENTED.
     """
+    parameters = tensor.parameters
+    if not parameters:
+        return
     for setting, why in _UNKNOWN_SETTINGS.items():
-        if setting in tensor.parameters:
+        if setting in parameters:
             raise PlaneError(Code.UNIMPLEMENTED, f"tensor {tensor.name!r} has {setting}: {why}")
 
 
 def add_outputs(response: Any, tensors: Sequence[Tensor]) -> None:
     """Put tensors into a ``ModelInferResponse``."""
+    add, contents = response.outputs.add, response.raw_output_contents
     for tensor in tensors:
-        response.outputs.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape)
-        response.raw_output_contents.append(tensor.pack())
+        add(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape)
+        contents.append(tensor.pack())
 
 
 def metadata_of(model: ModelMetadata) -> Any:

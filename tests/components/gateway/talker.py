@@ -119,6 +119,8 @@ class Talker(InferenceService):
                 raise PlaneError(Code.UNAVAILABLE, "the worker died")
             case "!busy":
                 raise queue_full("requests", 7, 7, 1.5)
+            case "!cannot":
+                raise PlaneError(Code.UNIMPLEMENTED, "the model cannot generate")
             case "!crash":
                 raise ZeroDivisionError("secret 1234")
             case "!hang":

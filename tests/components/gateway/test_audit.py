@@ -55,7 +55,12 @@ async def test_what_it_says(talker: Talker, tmp_path: Path) -> None:
         async with aconnect_sse(http, "POST", "/infer", json=body) as events:
             await anext(events.aiter_sse())
         await talker.until(hanging=0, cancelled=1)
-        await http.get("/models", headers={"authorization": "Bearer secret"})
+        wrong = {"authorization": "Bearer secret"}
+        await http.get("/models", headers=wrong)
+        nameless = {**wrong, "x-request-id": ""}
+        answer = await http.post("/v1/chat/completions", json=chat, headers=nameless)
+        # What is no call has no more than this.
+        await http.get("/events/a", headers=wrong)
     text = file.read_text()
     assert "secret" not in text
     assert ALICE not in text
@@ -67,10 +72,16 @@ async def test_what_it_says(talker: Talker, tmp_path: Path) -> None:
     failed = ("alice", "openai", "Infer", "parrot", "UNAVAILABLE")
     refused = ("alice", "openai", "/v1/chat/completions", "", "INVALID_ARGUMENT")
     left = ("alice", "http", "InferStream", "parrot", "CANCELLED")
-    unknown = ("", "", "", "", "UNAUTHENTICATED")
+    unknown = [
+        ("", "http", "ListModels", "", "UNAUTHENTICATED"),
+        ("", "openai", "Infer", "", "UNAUTHENTICATED"),
+        ("", "", "", "", "UNAUTHENTICATED"),
+    ]
     assert brief[:3] == [whole, failed, refused]
-    assert {*brief[3:]} == {left, unknown}
-    assert {each["request_id"] for each in found} == {"mine", ""}
+    assert sorted(brief[3:]) == sorted([left, *unknown])
+    ids = {"mine", answer.headers["x-request-id"], ""}
+    assert {each["request_id"] for each in found} == ids
+    assert all(each["peer"].startswith("127.0.0.1:") for each in found if each["door"])
     first = found[0]
     assert (first["prompt_tokens"], first["completion_tokens"]) == (3, 3)
     assert first["duration_ms"] > 0

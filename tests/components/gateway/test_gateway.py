@@ -415,11 +415,15 @@ async def test_metrics(talker: Talker) -> None:
     assert 'protoplane_gateway_first_token_seconds_count{model="parrot"} 1.0' in text
 
 
-async def test_an_upstream_that_is_not_there() -> None:
+async def test_an_upstream_that_is_not_there(caplog: pytest.LogCaptureFixture) -> None:
     async with gateway("link+tcp://127.0.0.1:1") as running, running.http() as http:
         answer = await http.get("/v1/models", timeout=60)
         assert answer.status_code == 503
-        assert answer.json()["error"]["code"] == "unavailable"
+        error = answer.json()["error"]
+        assert error["code"] == "unavailable"
+        # Where that would be is nobody's business.
+        assert error["message"] == "what answers behind this gateway is away; ask again"
+    assert "127.0.0.1:1" in caplog.text
 
 
 @pytest.mark.parametrize("upstream", ["protoplane/inference", "protoplane/orchestrator"])

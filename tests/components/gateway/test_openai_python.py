@@ -269,6 +269,15 @@ async def test_a_mistake_tells_nothing_of_the_inside(client: AsyncOpenAI) -> Non
     assert "1234" not in caught.value.message
 
 
+async def test_what_a_model_cannot_do_is_not_tried_again(client: AsyncOpenAI) -> None:
+    for stream in (False, True):
+        with pytest.raises(BadRequestError) as caught:
+            await client.chat.completions.create(
+                model="parrot", messages=said("!cannot"), stream=stream
+            )
+        assert (caught.value.code, caught.value.param) == ("unsupported", "model")
+
+
 async def test_a_full_queue(client: AsyncOpenAI) -> None:
     with pytest.raises(RateLimitError) as caught:
         await client.chat.completions.create(model="parrot", messages=said("!busy"))

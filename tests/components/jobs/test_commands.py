@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.components.stack.terminals import terminal
 
 from protoplane.jobs.v1 import FollowResponse
 from protoplane_components.jobs import png
@@ -21,7 +22,8 @@ class Shell:
     """Runs commands against the engine of a folder."""
 
     def __init__(self, folder: Path) -> None:
-        self._environment = {**os.environ, "PROTOPLANE_ENGINE": f"local:{folder}"}
+        self.engine = f"local:{folder}"
+        self._environment = {**os.environ, "PROTOPLANE_ENGINE": self.engine}
 
     def serve(self) -> subprocess.Popen[str]:
         return subprocess.Popen(
@@ -81,3 +83,12 @@ def test_commands(shell: Shell, tmp_path: Path) -> None:
     code, lines, wrong = shell.run("submit", "a fox", "--size", "big")
     assert code == 2
     assert "WIDTHxHEIGHT" in wrong
+
+    # A terminal that says it shows sixels is shown previews, then the image, as such.
+    wanted = ("a red fox", "--steps", "12", "--engine", shell.engine)
+    with terminal("jobs", "submit", *wanted) as shown:
+        shown.until("\x1b[c")
+        shown.type("\x1b[?62;4c")
+        shown.until('\x1bPq"1;1;64;64')
+        shown.until('\x1bPq"1;1;128;128')
+        assert shown.ends() == 0

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from protoplane.jobs.v1 import GenerateRequest, Job, JobResult, JobStage, ListJobsRequest, Lora
 from protoplane_base import PlaneError, Timestamp
-from protoplane_components.commands.jobs_pictures import kind_for, picture
 from protoplane_components.jobs import Image, SpriteGenerator, Step, png
 from protoplane_components.jobs.estimates import Estimates
 from protoplane_components.jobs.history import page, place_of
@@ -91,6 +90,23 @@ def test_estimates() -> None:
     assert estimates.wait_s([], 0, left_s=0, slots=0) is None
 
 
+def test_larger_images_are_estimated_apart() -> None:
+    estimates = Estimates()
+    for width, took_s in ((64, 1), (512, 30)):
+        asked = GenerateRequest(prompt="a", model="m", steps=10, width=width, height=64)
+        job = claimed(accepted(asked, Timestamp(0)), "w/1", Timestamp(10))
+        estimates.learn(succeeded(job, JobResult(), Timestamp(10 + took_s)))
+
+    def duration_s(width: int, model: str = "m") -> float | None:
+        asked = GenerateRequest(prompt="b", model=model, steps=20, width=width, height=64)
+        return estimates.duration_s(asked)
+
+    assert duration_s(64) == pytest.approx(2)
+    assert duration_s(512) == pytest.approx(60)
+    # A size that is new is as slow as what is known of the model, a new model as all.
+    assert duration_s(2048) == duration_s(2048, "other") == pytest.approx(2 + 0.2 * 58)
+
+
 @given(st.integers(1, 20), st.integers(1, 20), st.integers(0, 2**32 - 1))
 def test_png_comes_back(width: int, height: int, seed: int) -> None:
     pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
@@ -146,20 +162,3 @@ async def test_sprites(model: str) -> None:
     assert percents == sorted(percents)
     preview = next(each.preview for each in steps if each.preview is not None)()
     assert len(preview.data) < 10_000
-
-
-@pytest.mark.parametrize(
-    ("environment", "kind"),
-    [
-        ({"TERM": "xterm-kitty"}, "kitty"),
-        ({"TERM": "foot"}, "sixel"),
-        ({"TERM": "xterm-256color"}, "blocks"),
-        ({"TERM": "dumb"}, "none"),
-    ],
-)
-def test_pictures(environment: dict[str, str], kind: str) -> None:
-    assert kind_for("auto", environment) == kind
-    assert kind_for("none", environment) == "none"
-    shown = picture(png.encode(np.full((12, 8, 3), 200, np.uint8)), kind)
-    begins = {"kitty": "\x1b_G", "sixel": "\x1bP", "blocks": "\x1b[38;2;200;200;200", "none": ""}
-    assert shown.startswith(begins[kind])

@@ -12,6 +12,7 @@ import pytest
 from tests.component_suite import component_options
 from tests.components.kv_router.truth import Churn, eventually, indexed, state
 
+from protoplane.inference.v1 import InferenceService
 from protoplane.router.v1 import (
     Prompt,
     RegisterWorkerRequest,
@@ -22,6 +23,7 @@ from protoplane.router.v1 import (
     TokenSequence,
     Worker,
     WorkersRequest,
+    WorkerStatus,
 )
 from protoplane_components.kv_router import KvIndex, KvRouter, Router, Target
 from protoplane_components.kv_router.states import FetchedState
@@ -109,6 +111,67 @@ async def test_workers_are_found_and_are_gone_at_once(place: Place) -> None:
     index = router.router.index
     assert isinstance(index, KvIndex)
     assert not index.targets()
+
+
+class Writer(InferenceService):
+    """Serves texts, and tells nothing of a cache."""
+
+
+async def test_what_workers_without_events_hold_is_guessed(place: Place) -> None:
+    router, _ = await place.router("one", workers_without_events="test/writer")
+    teller, _ = await place.worker("w")
+    name = "test/writer/x"
+    server = Server(Writer(), place.options(name, link=("link+tcp://127.0.0.1:0",)))
+    await server.start()
+    both = [Writer(), KvWorker(Worker(block_size=16))]
+    async with Server(both, place.options("test/writer/y", link=("link+tcp://127.0.0.1:0",))):
+        await eventually(lambda: len(router.router.workers) == 3)
+        silent = {id_: worker.no_events for id_, worker in router.router.workers.items()}
+        assert silent == {"x": True, "y": False, "w": False}
+
+        async def went(*pinned: str) -> tuple[str, int]:
+            request = REQUEST.model_copy(update={"pinned_workers": [*pinned]})
+            asked = SelectAndReserveRequest(request=request)
+            answer = await router.select_and_reserve(asked, context())
+            await router.release(ReleaseRequest(reservation_id=answer.reservation_id), context())
+            assert answer.selection is not None
+            return answer.selection.worker_id, answer.selection.overlap_blocks
+
+        assert await went("x") == ("x", 0)
+        for _ in range(2):
+            assert await went() == ("x", 4)
+        # Of the others only their events tell.
+        assert await went("w") == ("w", 0)
+        assert await went("w") == ("w", 0)
+        status = {each.worker.id: each for each in await listed(router) if each.worker}
+        assert (status["x"].in_sync, status["x"].indexed_blocks) == (True, 4)
+        assert router.follower is not None
+        assert {target.worker for target in router.follower.courses} == {"w", "y"}
+        await server.stop()
+        await eventually(lambda: "x" not in router.router.workers)
+        assert len(router.router.guesses) == 0
+    assert teller.id == "w"
+
+
+async def test_a_worker_without_events_can_be_registered(place: Place) -> None:
+    router, _ = await place.router("one")
+    told = Worker(id="far", no_events=True)
+    await router.register_worker(RegisterWorkerRequest(worker=told), context())
+    asked = SelectAndReserveRequest(request=REQUEST)
+    for blocks in (0, 4):
+        answer = await router.select_and_reserve(asked, context())
+        assert answer.selection is not None
+        assert answer.selection.overlap_blocks == blocks
+    # From when it tells, nothing is guessed of it.
+    told = Worker(id="far", endpoint="http://127.0.0.1:1")
+    await router.register_worker(RegisterWorkerRequest(worker=told), context())
+    assert len(router.router.guesses) == 0
+    [status] = await listed(router)
+    assert status.worker == told
+
+
+async def listed(router: KvRouter) -> list[WorkerStatus]:
+    return (await router.workers(WorkersRequest(), context())).workers
 
 
 async def test_a_worker_with_other_blocks_is_refused(

@@ -17,6 +17,7 @@ from tests.components.orchestrator.scripted import (
 )
 
 from protoplane.inference.v1 import (
+    Capability,
     Conversation,
     ConversationMessage,
     EmbedRequest,
@@ -26,15 +27,22 @@ from protoplane.inference.v1 import (
 )
 from protoplane.router.v1 import (
     KvRouterService,
+    LoadsRequest,
+    LoadsResponse,
+    ReleaseRequest,
+    ReleaseResponse,
     SelectAndReserveRequest,
     SelectAndReserveResponse,
+    Selection,
 )
 from protoplane_base import Code, PlaneError
-from protoplane_components.kv_router import KvRouter, Router
+from protoplane_components.kv_router import CostWeights, KvRouter, Router
+from protoplane_components.kv_router import KvPolicy as CostPolicy
 from protoplane_components.mocker import Mocker
 from protoplane_components.mocker.settings import MockerSettings
 from protoplane_components.orchestrator import OrchestratorSettings
 from protoplane_components.orchestrator.kv_policy import KvPolicy
+from protoplane_components.orchestrator.needs import Need
 from protoplane_server import Context, Server
 
 pytestmark = pytest.mark.anyio
@@ -59,7 +67,10 @@ async def mock(fleet: Fleet, stack: AsyncExitStack, id_: str) -> Mocker:
 
 
 async def router(fleet: Fleet, made: KvRouterService | None = None) -> tuple[KvRouter, Server]:
-    component = KvRouter(Router(block_size=BLOCK), tokenizer=tokens_of, snapshot_interval_s=None)
+    # Else one that had no requests yet would be given some of others' prompts.
+    policy = CostPolicy(CostWeights(warm_requests=0))
+    made_here = Router(block_size=BLOCK, policy=policy)
+    component = KvRouter(made_here, tokenizer=tokens_of, snapshot_interval_s=None)
     server = Server(made or component, fleet.options("protoplane/router/one"))
     await server.start()
     return component, server
@@ -216,6 +227,116 @@ async def test_a_slow_router_is_not_waited_for(fleet: Fleet, stack: AsyncExitSta
     assert not policy.there
     await eventually(lambda: slow.cancelled == slow.asked)
     assert front.made.counts.unrouted == len(worker.calls) == 5
+
+
+async def test_of_a_long_prompt_the_router_reads_the_beginning(
+    fleet: Fleet, stack: AsyncExitStack
+) -> None:
+    component, server = await router(fleet)
+    stack.push_async_callback(server.stop)
+    await mock(fleet, stack, "a")
+    front = await fleet.orchestrator(PATIENT, workers=1)
+    await eventually(lambda: policy_of(front).there and len(component.router.workers) == 1)
+    request = GenerateRequest(model="m", prompt="p" * 300_000, sampling=GREEDY)
+    choice = await policy_of(front).choose(
+        Need("m", Capability.CAPABILITY_GENERATE, text=request),
+        [*front.made.pool.workers.values()],
+    )
+    assert choice.reservation is not None
+    [load] = component.router.loads.loads()
+    assert load.prefill_tokens == 200_000
+    choice.reservation.release()
+    await eventually(lambda: len(component.router.loads) == 0)
+
+
+class Late(KvRouterService):
+    """A router whose answers do not come, although it has made the reservations."""
+
+    def __init__(self) -> None:
+        self.reserved: list[str] = []
+        self.released: list[str] = []
+
+    async def select_and_reserve(
+        self, request: SelectAndReserveRequest, ctx: Context
+    ) -> SelectAndReserveResponse:
+        """Reserve, and hang."""
+        assert request.request is not None
+        self.reserved.append(request.request.request_id)
+        await asyncio.sleep(3600)
+        raise AssertionError("it has slept")
+
+    async def release(self, request: ReleaseRequest, ctx: Context) -> ReleaseResponse:
+        """Take note."""
+        self.released.append(request.reservation_id)
+        return ReleaseResponse(found=True)
+
+
+async def test_a_caller_that_leaves_while_the_router_thinks_reserves_nothing(
+    fleet: Fleet, stack: AsyncExitStack
+) -> None:
+    late = Late()
+    _, server = await router(fleet, late)
+    stack.push_async_callback(server.stop, 0)
+    await fleet.worker("a")
+    front = await fleet.orchestrator(PATIENT, workers=1)
+    await eventually(lambda: policy_of(front).there)
+    request = GenerateRequest(model="m", prompt="p", sampling=GREEDY)
+    text = asyncio.create_task(front.text(request))
+    await eventually(lambda: len(late.reserved) == 1)
+    text.cancel()
+    await asyncio.wait([text])
+    await eventually(lambda: late.released == late.reserved)
+
+
+class Moody(Late):
+    """A router that names the worker ``a``, and answers only while it is awake."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.awake = asyncio.Event()
+        self.awake.set()
+
+    async def select_and_reserve(
+        self, request: SelectAndReserveRequest, ctx: Context
+    ) -> SelectAndReserveResponse:
+        """Reserve, and answer when it is awake."""
+        assert request.request is not None
+        id_ = request.request.request_id
+        self.reserved.append(id_)
+        await self.awake.wait()
+        return SelectAndReserveResponse(selection=Selection(worker_id="a"), reservation_id=id_)
+
+    async def loads(self, request: LoadsRequest, ctx: Context) -> LoadsResponse:
+        """Tell nothing, when it is awake."""
+        await self.awake.wait()
+        return LoadsResponse()
+
+
+async def test_a_router_that_is_back_hears_what_is_over(
+    fleet: Fleet, stack: AsyncExitStack
+) -> None:
+    moody = Moody()
+    _, server = await router(fleet, moody)
+    stack.push_async_callback(server.stop, 0)
+    worker = await fleet.worker("a")
+    worker.go.clear()
+    front = await fleet.orchestrator(PATIENT, workers=1)
+    policy = policy_of(front)
+    await eventually(lambda: policy.there)
+    request = GenerateRequest(model="m", prompt="p", sampling=GREEDY)
+    texts = [asyncio.create_task(front.text(request))]
+    await eventually(lambda: worker.active == 1)
+    moody.awake.clear()
+    policy.settings = HASTY
+    texts.append(asyncio.create_task(front.text(request)))
+    await eventually(lambda: worker.active == 2)
+    assert not policy.there
+    worker.go.set()
+    assert await asyncio.gather(*texts) == [written("p", 20)] * 2
+    assert moody.released == []
+    moody.awake.set()
+    await eventually(lambda: sorted(moody.released) == sorted(moody.reserved))
+    assert len(moody.reserved) == 2
 
 
 class Deaf(KvRouterService):

@@ -9,6 +9,7 @@ python worker_process.py ENGINE ID
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -58,6 +59,11 @@ class Held(Worker):
         """Let all go on."""
         self._held.set()
         return LoadModelResponse()
+
+
+def held() -> Held:
+    """A worker that writes its process's id as the model."""
+    return Held(str(os.getpid()))
 
 
 async def main(engine: str, id_: str) -> None:

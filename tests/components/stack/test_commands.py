@@ -79,6 +79,10 @@ def test_the_whole_stack(tmp_path: Path) -> None:
         there = within(ps, "--engine", f"local:{tmp_path}", "--json").stdout.splitlines()
         names = {each["name"] for each in map(json.loads, there)}
         assert names == {each.instance for each in again.processes}
+        # On a narrow terminal names are whole, to be copied.
+        narrow = CliRunner().invoke(ps, ["--engine", f"local:{tmp_path}"], env={"COLUMNS": "70"})
+        named = [line.split()[0] for line in narrow.stdout.splitlines() if "/" in line[:12]]
+        assert named == sorted(names)
 
         said = within(chat, *common, "--json", "--max-tokens", "4", piped="Tell me a story")
         assert said.exit_code == 0, said.stderr
@@ -99,6 +103,24 @@ def test_the_whole_stack(tmp_path: Path) -> None:
         assert gone(again)
         assert watched.place.owner() is None
         assert within(down, *common).stdout == f"no stack is up in {tmp_path}\n"
+
+
+def test_two_at_once_bring_up_one(tmp_path: Path) -> None:
+    command = [*COMMAND, "up", "--detach", "--folder", str(tmp_path), "--workers", "1"]
+    with Watched.over(tmp_path) as watched:
+        both = [
+            subprocess.Popen([*command, "--http", "127.0.0.1:0"], stdout=subprocess.PIPE, text=True)
+            for _ in range(2)
+        ]
+        told = sorted(each.communicate(timeout=2 * LIMIT_S)[0] for each in both)
+        assert [each.returncode for each in both] == [0, 0]
+        # Both return once chats are answered.
+        record = watched.place.read()
+        assert record is not None
+        assert record.phase is Phase.READY
+        assert told[0].startswith(f"it is up already at {record.http}; ")
+        assert told[1] == f"up at {record.http}\n"
+        assert within(down, "--folder", str(tmp_path)).stdout == "ended 5 processes\n"
 
 
 def test_the_table_is_shown_until_ctrl_c(tmp_path: Path) -> None:

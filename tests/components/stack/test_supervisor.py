@@ -84,6 +84,20 @@ def test_what_cannot_start_says_why(tmp_path: Path) -> None:
         assert gone(record)
 
 
+def test_it_lives_where_its_state_cannot_be_written(tmp_path: Path) -> None:
+    with stack(tmp_path, *TWO) as watched:
+        before = watched.ready()
+        worker = role(before, "worker")
+        assert worker.pid is not None
+        # As good as a full disk: what is to be written has no place.
+        (watched.place.folder / "stack.new").mkdir()
+        os.kill(worker.pid, signal.SIGKILL)
+        eventually(lambda: "cannot be written" in watched.place.log("supervisor").read_text())
+        (watched.place.folder / "stack.new").rmdir()
+        watched.until(lambda record: role(record, "worker").restarts == 1)
+        assert role(watched.ready(), "gateway") == role(before, "gateway")
+
+
 def test_who_does_not_end_is_killed(tmp_path: Path) -> None:
     with stack(tmp_path, *TWO) as watched:
         record = watched.ready()

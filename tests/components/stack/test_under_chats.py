@@ -1,4 +1,4 @@
-"""What becomes of chats at the gateway of a real stack when processes die, and when callers leave."""
+"""Chats at the gateway of a real stack whose worker dies, or whose callers leave."""
 
 from __future__ import annotations
 
@@ -53,8 +53,8 @@ class Front:
 
     async def workers(self) -> dict[str, Any]:
         """What the orchestrator says of its workers."""
-        said = (await self.http.get(f"{self.inside}/orchestrator/v1/workers")).json()
-        assert isinstance(said, dict)
+        answer = await self.http.get(f"{self.inside}/orchestrator/v1/workers")
+        said: dict[str, Any] = answer.json()
         return said
 
     async def in_flight(self) -> int:

@@ -146,3 +146,16 @@ def test_outputs_are_given_in_the_order_asked_for() -> None:
     a, b = Tensor.of("A", [1]), Tensor.of("B", [2])
     assert chosen_outputs("m", [a, b], []) == [a, b]
     assert chosen_outputs("m", [a, b], ["B", "A"]) == [b, a]
+
+
+@pytest.mark.parametrize("datatype", list(Datatype))
+def test_what_is_passed_on_stays_as_it_came(datatype: Datatype) -> None:
+    contents = b"\x02\0\0\0ab" if datatype is Datatype.BYTES else bytes(range(1, 17))
+    width = {Datatype.BYTES: len(contents), Datatype.BF16: 2}.get(datatype, datatype.dtype.itemsize)
+    shape = (len(contents) // width,)
+    tensor = Tensor.unpack("x", datatype, shape, contents)
+    assert tensor.pack() is contents
+    assert tensor.data.shape == tensor.shape == shape
+    assert tensor.size_bytes == (None if datatype is Datatype.BYTES else 16)
+    # Of a view too, which may be of memory that lives on.
+    assert Tensor.unpack("x", datatype, shape, memoryview(contents)).pack() == contents

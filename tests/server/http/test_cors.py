@@ -93,6 +93,19 @@ async def test_errors_and_streams_can_be_read_too() -> None:
         assert stream.headers[ALLOW] == HERE
 
 
+async def test_a_mercure_hub() -> None:
+    hub = "/.well-known/mercure"
+    async with client(HERE, engine="memory:") as http:
+        published = await http.post(hub, data={"topic": "a", "data": "b"}, headers={"origin": HERE})
+        assert (published.status_code, published.headers[ALLOW]) == (200, HERE)
+        headers = {"origin": HERE, "last-event-id": "#1-1"}
+        async with http.stream("GET", hub, params={"topic": "a"}, headers=headers) as stream:
+            # What it tells of the place where it resumes, the page can read.
+            assert stream.headers["last-event-id"] == "earliest"
+            assert "last-event-id" in stream.headers["access-control-expose-headers"].split(", ")
+            assert stream.headers[ALLOW] == HERE
+
+
 async def test_without_the_option_there_is_nothing() -> None:
     async with client() as http:
         asked = await http.options(PATH, headers={"origin": HERE, **PREFLIGHT})

@@ -46,7 +46,8 @@ def from_validation(error: ValidationError) -> PlaneError:
     """The error of a body that does not fit; it names the first parameter at fault."""
     fault = error.errors(include_url=False, include_input=False)[0]
     if fault["type"] == "json_invalid":
-        return PlaneError(Code.INVALID_ARGUMENT, f"the body is no JSON: {fault['msg']}")
+        why = fault["msg"].removeprefix("Invalid JSON: ")
+        return PlaneError(Code.INVALID_ARGUMENT, f"the body is no JSON: {why}")
     path = [part for part in fault["loc"] if isinstance(part, int) or part.isidentifier()]
     param = field_path(path)
     if not param:
@@ -77,7 +78,9 @@ def error_answer(error: PlaneError) -> tuple[int, Headers]:
         headers.append((b"www-authenticate", b"Bearer"))
     elif error.code is Code.UNAVAILABLE and not headers:
         headers.append((b"retry-after", b"1"))
-    return error_status(error), headers
+    status = error_status(error)
+    # What a model cannot do is the request's fault; the official clients try a 501 again.
+    return 400 if status == 501 else status, headers
 
 
 def _kind(error: PlaneError) -> tuple[str, str | None, str | None]:
@@ -97,7 +100,7 @@ def _kind(error: PlaneError) -> tuple[str, str | None, str | None]:
         case Code.RESOURCE_EXHAUSTED:
             return _limit(error), "rate_limit_exceeded", None
         case Code.UNIMPLEMENTED:
-            return "invalid_request_error", "unsupported", None
+            return "invalid_request_error", "unsupported", "model"
         case Code.UNAVAILABLE:
             return "server_error", "unavailable", None
         case Code.DEADLINE_EXCEEDED:

@@ -169,7 +169,10 @@ class _Call:
         """
         access = self._state.dispatcher.access
         if access is not None:
-            self._info.identity = access.caller(self._info.metadata)
+            asked = self._state.dispatcher.begin(self._methods["Infer"], self._info)
+            # What is answered has the id that the audit log has.
+            self._info.request_id = asked.request_id
+            self._info.identity = access.of_call(asked)
         kind = self._exchange.headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
         if kind != b"application/json":
             raise HttpError(

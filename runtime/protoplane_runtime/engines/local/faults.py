@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import sqlite3
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -13,6 +14,10 @@ from protoplane_base import Code, PlaneError
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _NO_FOLDER = frozenset({errno.ENOTDIR, errno.EEXIST})
 _REFUSED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
+_TOO_MANY = frozenset({errno.EMFILE, errno.ENFILE})
+_SPARE_FILES = 16
+"""Who cannot open so many more cannot open databases: each takes four, and the one that failed has
+given its own back."""
 
 
 @contextmanager
@@ -32,6 +37,8 @@ def from_sqlite(error: sqlite3.Error, path: Path) -> PlaneError:
     kind = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
     if kind == sqlite3.SQLITE_FULL:
         return _full(path)
+    if kind == sqlite3.SQLITE_CANTOPEN and (cause := _why_not_opened(path)) is not None:
+        return from_os(cause, path)
     if kind in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM):
         return _refused(path)
     if kind in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
@@ -59,6 +66,12 @@ def from_os(error: OSError, path: Path) -> PlaneError:
         return _full(path)
     if error.errno in _REFUSED:
         return _refused(path)
+    if error.errno in _TOO_MANY:
+        return PlaneError(
+            Code.RESOURCE_EXHAUSTED,
+            f"{path} cannot be opened: this process has as many files and connections as it may; "
+            "let it have more (ulimit -n), or serve fewer clients with it",
+        )
     if error.errno in _NO_FOLDER:
         return PlaneError(
             Code.UNAVAILABLE,
@@ -70,6 +83,20 @@ def from_os(error: OSError, path: Path) -> PlaneError:
         f"{path} cannot be used ({error.strerror or error}); look at its disk, or name another "
         "folder",
     )
+
+
+def _why_not_opened(path: Path) -> OSError | None:
+    """Why a database cannot be opened where too many files are, which SQLite does not tell."""
+    opened: list[int] = []
+    try:
+        while len(opened) < _SPARE_FILES:
+            opened.append(os.open(path.parent, os.O_RDONLY | os.O_CLOEXEC))
+    except OSError as error:
+        return error if error.errno in _TOO_MANY else None
+    finally:
+        for fd in opened:
+            os.close(fd)
+    return None
 
 
 def _name(error: sqlite3.Error) -> str:

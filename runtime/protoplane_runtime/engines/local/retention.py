@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from protoplane_runtime.engines.keys import KeyMatcher
 from protoplane_runtime.engines.retention import Retention, floor_of, rule_of
 
-__all__ = ["Retention", "floor", "purge", "rule_of", "set_rules", "sweep", "sweep_keys"]
+__all__ = ["Retention", "floor", "purge", "rule_of", "set_rules", "sweep", "sweep_names"]
 
 _SWEEP = 4096
-_MIN_KEYS_SWEPT = 4096
+_MIN_NAMES_SWEPT = 4096
 
 
 def set_rules(connection: sqlite3.Connection, rules: Sequence[Retention]) -> bool:
@@ -62,6 +62,7 @@ def sweep(connection: sqlite3.Connection) -> bool:
         Whether there is more to delete.
     """
     more = False
+    (newest,) = connection.execute("SELECT coalesce(max(sequence), 0) FROM event").fetchone()
     for row in connection.execute(
         "SELECT id, max_age_s, max_events, max_bytes, events, bytes, swept FROM retention"
     ).fetchall():
@@ -72,31 +73,36 @@ def sweep(connection: sqlite3.Connection) -> bool:
         if not (cutoff or over_events or over_bytes):
             continue
         # What goes is always the oldest part, so one place says it all.
-        last, count, freed = connection.execute(
-            "SELECT max(sequence), count(*), total(size) FROM ("
-            " SELECT sequence, time_ns, size, row_number() OVER place AS nth,"
-            "  sum(size) OVER place - size AS before FROM ("
-            "   SELECT event.sequence, event.time_ns, event.size"
-            "   FROM event CROSS JOIN key ON key.id = event.key"
-            "   WHERE event.sequence > ? AND key.rule = ? ORDER BY event.sequence LIMIT ?)"
-            "  WINDOW place AS (ORDER BY sequence)"
-            ") WHERE nth <= ? OR before < ? OR time_ns < ?",
-            (swept, rule, _SWEEP, over_events, over_bytes, cutoff),
-        ).fetchone()
-        if not count:
-            continue
-        connection.execute(
-            "DELETE FROM event WHERE sequence > ? AND sequence <= ?"
-            " AND (SELECT rule FROM key WHERE id = event.key) = ?",
-            (swept, last, rule),
+        last = count = freed = 0
+        place = newest
+        oldest = connection.execute(
+            "SELECT event.sequence, event.time_ns, event.size"
+            " FROM event CROSS JOIN key ON key.id = event.key"
+            " WHERE event.sequence > ? AND key.rule = ? ORDER BY event.sequence LIMIT ?",
+            (swept, rule, _SWEEP + 1),
         )
-        connection.execute(
-            "UPDATE retention SET events = events - ?, bytes = bytes - ?, floor = max(floor, ?),"
-            " swept = ? WHERE id = ?",
-            (count, int(freed), last, last, rule),
-        )
-        connection.execute("UPDATE log SET purged = max(purged, ?)", (last,))
-        more = more or count == _SWEEP
+        for sequence, time_ns, event_size in oldest:
+            over = count < over_events or freed < over_bytes or time_ns < cutoff
+            if not over or count == _SWEEP:
+                more = more or over
+                place = sequence - 1
+                break
+            last, count, freed = sequence, count + 1, freed + event_size
+        oldest.close()
+        if count:
+            connection.execute(
+                "DELETE FROM event WHERE sequence > ? AND sequence <= ?"
+                " AND (SELECT rule FROM key WHERE id = event.key) = ?",
+                (swept, last, rule),
+            )
+            connection.execute("UPDATE log SET purged = max(purged, ?)", (last,))
+        # Else events of other rules are looked through each time; but looking alone writes seldom.
+        if count or place - swept > _SWEEP:
+            connection.execute(
+                "UPDATE retention SET events = events - ?, bytes = bytes - ?,"
+                " floor = max(floor, ?), swept = ? WHERE id = ?",
+                (count, freed, last, place, rule),
+            )
     return more
 
 
@@ -140,21 +146,25 @@ def purge(
     return len(gone), end
 
 
-def sweep_keys(connection: sqlite3.Connection, known: int) -> int:
-    """Delete the keys that no event has any more, if they seem to be many.
+def sweep_names(connection: sqlite3.Connection, table: str, known: int) -> int:
+    """Delete the keys, or the publishers, that no event has any more, if they seem to be many.
 
     Args:
         connection: The database, within a transaction.
-        known: How many keys were left the last time.
+        table: ``key`` or ``publisher``.
+        known: How many were left the last time.
 
     Returns:
-        How many keys are left; negative where none was deleted.
+        How many are left; negative where none was deleted.
     """
-    (count,) = connection.execute("SELECT count(*) FROM key").fetchone()
-    if count < max(2 * known, _MIN_KEYS_SWEPT):
+    (count,) = connection.execute(f"SELECT count(*) FROM {table}").fetchone()  # noqa: S608
+    if count < max(2 * known, _MIN_NAMES_SWEPT):
         return -1
-    connection.execute("DELETE FROM key WHERE id NOT IN (SELECT key FROM event)")
-    (left,) = connection.execute("SELECT count(*) FROM key").fetchone()
+    connection.execute(
+        f"DELETE FROM {table} WHERE id NOT IN"  # noqa: S608
+        f" (SELECT {table} FROM event WHERE {table} IS NOT NULL)"
+    )
+    (left,) = connection.execute(f"SELECT count(*) FROM {table}").fetchone()  # noqa: S608
     return int(left)
 
 

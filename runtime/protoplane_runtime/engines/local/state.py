@@ -7,7 +7,7 @@ import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import aclosing
+from contextlib import ExitStack, aclosing, closing
 from pathlib import Path
 from typing import ParamSpec, Self, TypeVar
 
@@ -31,6 +31,7 @@ MAX_GROUP = 1024
 MAX_WAITING = 65_536
 """Most changes of one process that may wait for the disk."""
 
+_BELLS = "state.bells"
 _LOOK_INTERVAL_S = 5.0
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -45,14 +46,16 @@ class LocalState:
     waits to be written and one while somebody watches. A process that was forked needs its own.
     """
 
-    def __init__(self, folder: Path, writing: Writing, reading: Reading, writer: _Thread) -> None:
+    def __init__(
+        self, folder: Path, writing: Writing, reading: Reading, ringer: Ringer, writer: _Thread
+    ) -> None:
         self._path = folder / "state.db"
-        self._bells = folder / "state.bells"
+        self._bells = folder / _BELLS
         self._writing = writing
         self._reading = reading
         self._writer = writer
         self._reader = _Thread("protoplane-state-read", self._path)
-        self._ringer = Ringer(self._bells)
+        self._ringer = ringer
         self._queue: deque[tuple[Write, asyncio.Future[int]]] = deque()
         self._committing: asyncio.Task[None] | None = None
         self._changes: Changes | None = None
@@ -76,21 +79,21 @@ class LocalState:
         """
         writer = _Thread("protoplane-state", folder / "state.db")
 
-        def begin() -> tuple[Writing, Reading]:
+        def begin() -> tuple[Writing, Reading, Ringer]:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            writing = Writing(folder / "state.db", max_deleted)
-            try:
-                return writing, Reading(folder / "state.db")
-            except BaseException:
-                writing.close()
-                raise
+            with ExitStack() as stack:
+                writing = stack.enter_context(closing(Writing(folder / "state.db", max_deleted)))
+                reading = stack.enter_context(closing(Reading(folder / "state.db")))
+                ringer = Ringer(folder / _BELLS)
+                stack.pop_all()
+            return writing, reading, ringer
 
         try:
-            writing, reading = await writer.run(begin)
+            parts = await writer.run(begin)
         except BaseException:
             await writer.close()
             raise
-        return cls(folder, writing, reading, writer)
+        return cls(folder, *parts, writer)
 
     async def get(self, key: str) -> Entry | None:
         """The value of a key; see `StateStore.get`."""

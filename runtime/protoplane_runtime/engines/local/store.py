@@ -96,6 +96,7 @@ class Appender:
         """Forget what was interned: another process dropped some of it."""
         self._keys.clear()
         self._rules.clear()
+        self._publishers.clear()
 
     def known(self, publications: Sequence[Publication], epoch: int) -> dict[Publication, EventId]:
         """Those that are in the log already, with the ids that they got."""
@@ -124,7 +125,6 @@ class Appender:
             # What was interned in it is gone with the transaction.
             self.forget()
             self._types.clear()
-            self._publishers.clear()
             raise
 
     def reserve(self, sequence: int) -> None:

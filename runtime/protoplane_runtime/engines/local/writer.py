@@ -197,14 +197,14 @@ class Writer:
                     ring.reset(bounds.epoch, max(bounds.last, bounds.reserved) + 1, bounds.reserved)
                 self._inode = self.path.stat().st_ino
                 stack.push(undo.pop_all())
+            self._ringer = stack.enter_context(
+                closing(Ringer(self._folder / "bells", lambda: ring[Word.BELLS]))
+            )
         except BaseException:
             ring.close()
             raise
-        self._ringer = stack.enter_context(
-            closing(Ringer(self._folder / "bells", lambda: ring[Word.BELLS]))
-        )
         self._keys_seen = ring[Word.KEYS]
-        self._keys_left = 0
+        self._names_left = {"key": 0, "publisher": 0}
         self._next_sweep = 0.0
         self._more = False
         return ring
@@ -380,10 +380,14 @@ class Writer:
                 while True:
                     with transaction(connection):
                         self._more = retention.sweep(connection)
-                        left = retention.sweep_keys(connection, self._keys_left)
-                    if left >= 0:
-                        self._keys_left = left
-                        self._ring[Word.KEYS] = time.time_ns()
+                        left = {
+                            table: retention.sweep_names(connection, table, known)
+                            for table, known in self._names_left.items()
+                        }
+                    for table, count in left.items():
+                        if count >= 0:
+                            self._names_left[table] = count
+                            self._ring[Word.KEYS] = time.time_ns()
                     if not (everything and self._more):
                         return None
         except PlaneError as error:

@@ -74,6 +74,8 @@ class ZenohSettings:
         if multicast not in _TRUTH:
             raise _wrong(url, f"'multicast' is true or false, not {multicast!r}")
         folder, config = asked.pop("folder", ""), asked.pop("config", "")
+        if len({rule.prefix for rule in rules}) < len(rules):
+            raise _wrong(url, "two rules of retention are for the same prefix")
         if asked:
             raise _wrong(url, f"there is no setting {next(iter(asked))!r}")
         return cls(

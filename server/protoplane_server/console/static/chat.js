@@ -83,6 +83,13 @@ export function chatPanel(app) {
     return { content, foot, item };
   }
 
+  // Who reads the end goes on to do so.
+  function grow(change) {
+    const atEnd = transcript.scrollHeight - transcript.scrollTop - transcript.clientHeight < 60;
+    change();
+    if (atEnd) transcript.scrollTop = transcript.scrollHeight;
+  }
+
   async function say() {
     const text = words.value.trim();
     if (!text || abort || !source) return;
@@ -103,10 +110,8 @@ export function chatPanel(app) {
     let frame = 0;
     const flush = () => {
       frame = 0;
-      const atEnd = transcript.scrollHeight - transcript.scrollTop - transcript.clientHeight < 60;
-      answer.content.append(fresh);
+      grow(() => answer.content.append(fresh));
       fresh = "";
-      if (atEnd) transcript.scrollTop = transcript.scrollHeight;
     };
     try {
       const messages = [
@@ -131,14 +136,14 @@ export function chatPanel(app) {
       if (wasStopped(error)) reason = "stopped";
       else {
         reason = error.code;
-        answer.item.append(failure(error));
+        grow(() => answer.item.append(failure(error)));
       }
     }
     if (frame) cancelAnimationFrame(frame);
     flush();
     turns.push({ role: "assistant", content: said });
     turns.splice(0, turns.length - 2 * MAX_TURNS);
-    answer.foot.textContent = summary({ began, first, usage, reason });
+    grow(() => { answer.foot.textContent = summary({ began, first, usage, reason }); });
     answer.item.removeAttribute("aria-busy");
     if (abort === mine) abort = null;
     send.disabled = false;
