@@ -149,6 +149,8 @@ def test_ctrl_c_stops_the_answer_and_not_the_program(
     dialogue.until("› ")
     # readline prints the prompt a moment before it heeds signals.
     dialogue.until("/quit or Ctrl-D", again="\x03")
+    # One more may still be on its way, and cuts the line that it meets.
+    dialogue.until("/clear", again="/help\n")
     dialogue.type("/model endless\n")
     dialogue.until("answers now")
     dialogue.type("go on\n")
