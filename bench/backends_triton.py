@@ -3,7 +3,8 @@
 32 callers ask one after the other for as long as a round takes. The door stands in a process of its
 own, as a component does; the callers are in this one, in both cases. Two models: ``forward`` takes
 20 ms at a batch without using the processor, as a small network on a GPU does, and ``add`` nearly
-nothing, which leaves what the calls themselves cost.
+nothing, which leaves what the calls themselves cost. A third way stands beside the two: a bare
+`grpc.aio` program that hands the bytes of each call on, which is what no door in Python goes below.
 
 Then 200 callers of the door read streams of a decoupled model, and all leave at once: what Triton's
 own metrics say runs or waits a little later is counted. bench/backends.py runs all of this, too.
@@ -14,17 +15,18 @@ own metrics say runs or waits a little later is counted. bench/backends.py runs 
 from __future__ import annotations
 
 import asyncio
-import os
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Awaitable, Callable, Generator, Sequence
 from contextlib import aclosing, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
 
+import grpc.aio
 import numpy as np
 import uvloop
 from report import Claim, Row, print_report
@@ -38,7 +40,7 @@ from tritonclient.grpc import aio as triton_aio  # noqa: E402
 from protoplane.inference.v1 import DataType, InferenceClient, InferRequest, Tensor  # noqa: E402
 from protoplane_client import connect  # noqa: E402
 from protoplane_components.inference import Inference  # noqa: E402
-from protoplane_server import Options, Server  # noqa: E402
+from protoplane_server import Server, serve  # noqa: E402
 
 PACKAGES = ("grpcio", "numpy", "tritonclient", "uvloop")
 CALLERS = 32
@@ -60,65 +62,102 @@ def through_triton() -> tuple[list[Row], list[Claim]]:
     try:
         with tempfile.TemporaryDirectory() as folder, triton_server(Path(folder)) as triton:
             triton.load("forward", "add", "tokens")
-            with door(triton.url) as address:
-                rates = uvloop.run(_compare(triton.address, address))
+            with (
+                beside("--serve", triton.url) as address,
+                beside("--proxy", triton.address) as bare,
+            ):
+                rates = uvloop.run(_compare(triton.address, bare, address))
                 begun, left = uvloop.run(_leave(triton, address))
     except TritonMissingError as missing:
         print(f"skipped, no Triton here: {missing}")
-        rates = {"forward": (nan, nan, nan), "add": (nan, nan, nan)}
+        rates = {model: Rates(*[nan] * 7) for model in ("forward", "add")}
     rows: list[Row] = []
-    for model, (direct, ours, _) in rates.items():
+    for model, rate in rates.items():
         rows += [
-            Row(f"tritonclient.grpc.aio, {model}, {CALLERS} callers", "rate", direct, "/s"),
-            Row(f"Protoplane's gRPC door, {model}, {CALLERS} callers", "rate", ours, "/s"),
+            Row(f"tritonclient.grpc.aio, {model}, {CALLERS} callers", "rate", rate.direct, "/s"),
+            Row(f"a bare grpc.aio proxy, {model}, {CALLERS} callers", "rate", rate.bare, "/s"),
+            Row(f"tritonclient to the door, {model}, {CALLERS} callers", "rate", rate.kserve, "/s"),
+            Row(f"Protoplane to the door, {model}, {CALLERS} callers", "rate", rate.ours, "/s"),
         ]
-    rows.append(Row("door to direct, add", "ratio", rates["add"][2], "x"))
+    plain = rates["add"]
+    rows += [
+        Row("Protoplane to the door, by direct, add", "ratio", plain.to_direct, "x"),
+        Row("tritonclient to the door, by direct, add", "ratio", plain.kserve_to_direct, "x"),
+        Row("tritonclient to the door, by a bare proxy, add", "ratio", plain.kserve_to_bare, "x"),
+    ]
     rows.append(
         Row("streams in Triton, by its metrics, before they are left", "running", begun, "")
     )
     claim = "the gRPC door to Triton, of tritonclient's own rate, a model of 20 ms, 32 callers"
     return rows, [
-        Claim(claim, REQUIRED, rates["forward"][2]),
+        Claim(claim, REQUIRED, rates["forward"].to_direct),
         Claim(f"{LEFT} streams begun in Triton through the door, by its metrics", LEFT, begun),
         Claim(f"{LEFT} streams that were left: still in Triton, by its metrics", 0, left, True),
     ]
 
 
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """Requests a second, the medians of all rounds, and those of the ratios within a round."""
+
+    direct: float
+    bare: float
+    kserve: float
+    ours: float
+    to_direct: float
+    kserve_to_direct: float
+    kserve_to_bare: float
+
+
 @contextmanager
-def door(url: str) -> Generator[str]:
-    """A process with the component; gives the address of its gRPC door."""
-    command = [sys.executable, __file__, "--serve", url]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+def beside(role: str, triton: str) -> Generator[str]:
+    """A process of its own, the component or the proxy; gives the address of its gRPC door."""
+    command = [sys.executable, __file__, role, triton]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as process:
         try:
             assert process.stdout is not None
             address = process.stdout.readline().strip()
-            assert address, "the component did not start"
+            assert address, f"{role} did not start"
             yield address
         finally:
             process.terminate()
             process.wait(20)
 
 
-async def _compare(triton: str, door: str) -> dict[str, tuple[float, float, float]]:
+async def _compare(triton: str, bare: str, door: str) -> dict[str, Rates]:
     client: Any = triton_aio.InferenceServerClient(triton)
-    rates: dict[str, tuple[float, float, float]] = {}
-    async with client, connect(f"grpc://{door}") as plane:
+    proxied: Any = triton_aio.InferenceServerClient(bare)
+    kserve: Any = triton_aio.InferenceServerClient(door)
+    rates: dict[str, Rates] = {}
+    async with client, proxied, kserve, connect(f"grpc://{door}") as plane:
         component = InferenceClient(plane)
         for model, names in (("forward", ["X"]), ("add", ["A", "B"])):
             values = np.ones((1, WIDTH), np.float32)
-            direct = _direct(client, model, names, values)
-            ours = _ours(component, model, names, values)
-            await _rate(direct, ROUND_S / 4)
-            await _rate(ours, ROUND_S / 4)
-            pairs = [
-                (await _rate(direct, ROUND_S), await _rate(ours, ROUND_S)) for _ in range(ROUNDS)
+            calls = [
+                _direct(client, model, names, values),
+                _direct(proxied, model, names, values),
+                _direct(kserve, model, names, values),
+                _ours(component, model, names, values),
             ]
-            rates[model] = (
-                median(pair[0] for pair in pairs),
-                median(pair[1] for pair in pairs),
-                median(pair[1] / pair[0] for pair in pairs),
+            for call in calls:
+                await _rate(call, ROUND_S / 4)
+            rounds = [[await _rate(call, ROUND_S) for call in calls] for _ in range(ROUNDS)]
+            direct, bare_rate, kserve_rate, ours = zip(*rounds, strict=True)
+            rates[model] = Rates(
+                direct=median(direct),
+                bare=median(bare_rate),
+                kserve=median(kserve_rate),
+                ours=median(ours),
+                to_direct=_ratio(ours, direct),
+                kserve_to_direct=_ratio(kserve_rate, direct),
+                kserve_to_bare=_ratio(kserve_rate, bare_rate),
             )
     return rates
+
+
+def _ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:
+    return median(one / other for one, other in zip(ours, theirs, strict=True))
 
 
 def _direct(client: Any, model: str, names: list[str], values: Any) -> Call:
@@ -213,18 +252,51 @@ async def _leave(triton: TritonServer, door: str) -> tuple[float, float]:
     return begun, left
 
 
-async def _serve(url: str) -> None:
-    options = Options(grpc="127.0.0.1:0", engine="memory:")
-    async with Server(Inference(url), options) as server:
+def _serve(url: str) -> None:
+    def say(server: Server) -> None:
         print(server.grpc_address, flush=True)
-        while os.getppid() != 1:  # noqa: ASYNC110  # a parent that ends sets no event
-            await asyncio.sleep(1)
+
+    # As `protoplane serve` runs it, until the parent ends it or is gone itself.
+    serve(
+        Inference(url),
+        grpc="127.0.0.1:0",
+        http=None,
+        engine="memory:",
+        on_ready=say,
+        lifeline=sys.stdin.fileno(),
+    )
+
+
+async def _pass_on(triton: str) -> None:
+    plain: Any = grpc.aio.insecure_channel(triton)
+    async with plain as channel:
+        infer: Any = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
+
+        async def answer(request: bytes, _: object) -> bytes:
+            answered: bytes = await infer(request, timeout=30)
+            return answered
+
+        server: Any = grpc.aio.server()
+        make: Any = grpc.unary_unary_rpc_method_handler
+        handlers = {"ModelInfer": make(answer)}
+        server.add_generic_rpc_handlers((
+            grpc.method_handlers_generic_handler("inference.GRPCInferenceService", handlers),
+        ))  # fmt: skip
+        port = server.add_insecure_port("127.0.0.1:0")
+        await server.start()
+        print(f"127.0.0.1:{port}", flush=True)
+        # Until the parent ends it, or is gone itself.
+        await asyncio.to_thread(sys.stdin.read)
+        await server.stop(None)
 
 
 def main() -> None:
     """Measure and print."""
     if "--serve" in sys.argv:
-        uvloop.run(_serve(sys.argv[sys.argv.index("--serve") + 1]))
+        _serve(sys.argv[-1])
+        return
+    if "--proxy" in sys.argv:
+        uvloop.run(_pass_on(sys.argv[-1]))
         return
     rows, claims = through_triton()
     print_report("backends_triton", rows, claims, PACKAGES)

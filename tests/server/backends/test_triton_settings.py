@@ -40,6 +40,9 @@ def test_settings() -> None:
     assert settings.tls is not None
     assert settings.tls.ca == "ca.pem"
     assert TritonSettings.parse("triton://a?tls=yes").tls is not None
+    devices = {"": 0, "cuda_device=2": 2, "cuda_device=no": None}
+    for setting, device in devices.items():
+        assert TritonSettings.parse(f"triton://a?{setting}").cuda_device == device
 
 
 @pytest.mark.parametrize(
@@ -53,7 +56,8 @@ def test_settings() -> None:
         ("triton://a?timeout_s=soon", "'timeout_s' is a number, not 'soon'"),
         ("triton://a?timeout_s=0", "more than 0"),
         ("triton://a?tls=1", "'tls' is yes or no"),
-        ("triton://a?retries=1", "no setting 'retries'; there are ca, cert, key, shared"),
+        ("triton://a?cuda_device=cuda:1", "the number of a GPU, or no, not 'cuda:1'"),
+        ("triton://a?retries=1", "no setting 'retries'; there are ca, cert, cuda_device, key, sh"),
     ],
 )
 def test_urls_that_are_none(url: str, told: str) -> None:

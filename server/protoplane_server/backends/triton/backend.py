@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import defaultdict
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from google.protobuf.duration_pb2 import Duration
@@ -27,15 +29,19 @@ from protoplane_server.backends.interface import (
     Sampling,
 )
 from protoplane_server.backends.partial import PartialBackend
-from protoplane_server.backends.tensors import Tensor, check_inputs
+from protoplane_server.backends.tensors import Tensor, match_inputs
 from protoplane_server.backends.triton.catalog import Catalog
 from protoplane_server.backends.triton.connection import Connection
+from protoplane_server.backends.triton.cuda_memory import CudaRegion, why_no_cuda
 from protoplane_server.backends.triton.errors import QUEUE_FULL, error_of_words, is_lost_region
 from protoplane_server.backends.triton.messages import FINAL, InferCall, read_tensors
 from protoplane_server.backends.triton.model import CAPABILITIES, TritonModel
 from protoplane_server.backends.triton.repository import as_parameters, load_parameters
 from protoplane_server.backends.triton.settings import TritonSettings
 from protoplane_server.backends.triton.shared_memory import Region, SharedRegions
+from protoplane_server.backends.triton.system_memory import SystemRegion
+
+_log = logging.getLogger("protoplane.server")
 
 _ASK_S = 10.0
 """Longest that a question about Triton or a model may take."""
@@ -69,7 +75,8 @@ class TritonBackend(PartialBackend):
         self._settings = settings
         self._connection: Connection | None = None
         self._catalog: Catalog | None = None
-        self._regions: SharedRegions | None = None
+        self._system: SharedRegions | None = None
+        self._cuda: SharedRegions | None = None
         self._counters: defaultdict[str, ModelCounters] = defaultdict(ModelCounters)
         self._took_s: dict[str, float] = {}
 
@@ -80,8 +87,13 @@ class TritonBackend(PartialBackend):
 
     @property
     def shares_memory(self) -> bool:
-        """Whether large tensors go through shared memory."""
-        return self._regions is not None
+        """Whether large tensors go through memory that Triton shares."""
+        return self._system is not None or self._cuda is not None
+
+    @property
+    def shares_cuda(self) -> bool:
+        """Whether those of models on the GPU go through its memory."""
+        return self._cuda is not None
 
     async def start(self) -> None:
         """Connect.
@@ -94,25 +106,28 @@ class TritonBackend(PartialBackend):
         connection = Connection(self._settings)
         try:
             await connection.ask("ServerLive", _ASK_S)
-            regions = self._make_regions(connection)
-            if regions is not None and not await regions.usable():
-                regions = None
+            if self._settings.shared_memory_min_bytes:
+                self._system = await self._usable(connection, SystemRegion)
+                self._cuda = await self._usable_cuda(connection)
         except BaseException:
+            self._system = self._cuda = None
             await connection.close()
             raise
-        self._regions = regions
         self._catalog = Catalog(connection, _ASK_S)
         self._connection = connection
 
     async def stop(self) -> None:
         """End all requests with UNAVAILABLE, and the connection."""
         connection, self._connection = self._connection, None
-        regions, self._regions = self._regions, None
+        pools = [pool for pool in (self._system, self._cuda) if pool is not None]
+        self._system = self._cuda = None
         if connection is not None:
             connection.end(_stopped())
-            if regions is not None:
-                await regions.close()
-            await connection.close()
+            try:
+                for pool in pools:
+                    await pool.close()
+            finally:
+                await connection.close()
 
     async def live(self) -> bool:
         """Whether Triton answers."""
@@ -165,11 +180,12 @@ class TritonBackend(PartialBackend):
         with self._counters[model].request():
             found = await self._checked(found, version, inputs, outputs)
             call = InferCall(found, version, inputs, outputs, ctx, timeout_s)
-            region = None if self._regions is None else await self._region(call)
-            if region is None:
+            pool = self._pool(found)
+            region = None if pool is None else await self._region(pool, call)
+            if pool is None or region is None:
                 response = await self._answer(call, call.message())
                 return read_tensors(response, call)
-            return await self._infer_shared(call, region)
+            return await self._infer_shared(call, pool, region)
 
     async def stream(
         self,
@@ -233,9 +249,9 @@ class TritonBackend(PartialBackend):
         gone = PlaneError(Code.UNAVAILABLE, f"{model} was unloaded")
         await catalog.unload(model, _UNLOAD_S, lambda: connection.end(gone, model))
 
-    async def _infer_shared(self, call: InferCall, region: Region) -> Sequence[Tensor]:
-        regions = self._regions
-        assert regions is not None
+    async def _infer_shared(
+        self, call: InferCall, pool: SharedRegions, region: Region
+    ) -> Sequence[Tensor]:
         over = False
         try:
             request = call.message(region, self._settings.shared_memory_min_bytes)
@@ -247,14 +263,14 @@ class TritonBackend(PartialBackend):
             over = error.code not in (Code.DEADLINE_EXCEEDED, Code.UNAVAILABLE, Code.CANCELLED)
             if not is_lost_region(error):
                 raise
-            regions.forget()
+            pool.forget()
             response = await self._answer(call, call.message())
             tensors = read_tensors(response, call)
         finally:
             if over:
-                regions.give_back(region)
+                pool.give_back(region)
             else:
-                regions.leave(region)
+                pool.leave(region)
         return tensors
 
     async def _answer(self, call: InferCall, request: Any) -> Any:
@@ -361,35 +377,47 @@ class TritonBackend(PartialBackend):
             )
         return error
 
-    async def _region(self, call: InferCall) -> Region | None:
-        assert self._regions is not None
+    def _pool(self, model: TritonModel) -> SharedRegions | None:
+        if self._cuda is not None and self._settings.cuda_device in model.gpus:
+            return self._cuda
+        return self._system
+
+    async def _region(self, pool: SharedRegions, call: InferCall) -> Region | None:
         wanted = call.shared_bytes(self._settings.shared_memory_min_bytes)
         if not wanted:
             return None
         try:
-            return await self._regions.take(wanted)
+            return await pool.take(wanted)
         except (OSError, PlaneError):
             # There is the connection.
             return None
 
-    def _make_regions(self, connection: Connection) -> SharedRegions | None:
-        settings = self._settings
-        if not settings.shared_memory_min_bytes:
-            return None
+    async def _usable(
+        self, connection: Connection, make: Callable[[int], Region]
+    ) -> SharedRegions | None:
+        """Regions of a kind, where Triton takes them."""
 
         async def register(region: Region) -> None:
-            await connection.ask(
-                "SystemSharedMemoryRegister",
-                _ASK_S,
-                name=region.name,
-                key=region.key,
-                byte_size=region.size,
-            )
+            method = f"{region.kind}SharedMemoryRegister"
+            await connection.ask(method, _ASK_S, **region.registration())
 
-        async def unregister(name: str) -> None:
-            await connection.ask("SystemSharedMemoryUnregister", _ASK_S, name=name)
+        async def unregister(region: Region) -> None:
+            await connection.ask(f"{region.kind}SharedMemoryUnregister", _ASK_S, name=region.name)
 
-        return SharedRegions(register, unregister, settings.shared_memory_max_bytes)
+        pool = SharedRegions(make, register, unregister, self._settings.shared_memory_max_bytes)
+        return pool if await pool.usable() else None
+
+    async def _usable_cuda(self, connection: Connection) -> SharedRegions | None:
+        device = self._settings.cuda_device
+        if device is None:
+            return None
+        if why := await asyncio.to_thread(why_no_cuda, device):
+            _log.debug("no memory of a GPU is shared with Triton: %s", why)
+            return None
+        pool = await self._usable(connection, partial(CudaRegion, device=device))
+        if pool is None:
+            _log.info("Triton takes no memory of GPU %d; tensors go another way", device)
+        return pool
 
     def _timeout_s(self, ctx: BackendContext) -> float:
         left_s = ctx.time_remaining_s()
@@ -419,7 +447,7 @@ class TritonBackend(PartialBackend):
 
 def _check(model: TritonModel, inputs: Sequence[Tensor], outputs: Sequence[str]) -> None:
     metadata = model.metadata
-    check_inputs(metadata.name, metadata.inputs, inputs)
+    match_inputs(metadata.name, metadata.inputs, inputs)
     if metadata.max_batch_size:
         for tensor in inputs:
             if tensor.shape[0] > metadata.max_batch_size:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import AsyncGenerator, Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
 import grpc.aio
@@ -26,13 +25,41 @@ _OPTIONS: list[tuple[str, Any]] = [
 
 
 class OpenCall:
-    """An rpc that is open; `end` ends it from outside."""
+    """An rpc that is open while it is entered; leaving it by an error takes it back from Triton.
 
-    __slots__ = ("call", "why")
+    Args:
+        connection: Whose it is.
+        model: What it asks.
+        call: The call of gRPC's.
+    """
 
-    def __init__(self, call: Any) -> None:
+    __slots__ = ("_connection", "_model", "call", "why")
+
+    def __init__(self, connection: Connection, model: str, call: Any) -> None:
         self.call = call
         self.why: PlaneError | None = None
+        self._connection = connection
+        self._model = model
+
+    def __enter__(self) -> None:
+        self._connection.opened[self._model].add(self)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: object
+    ) -> None:
+        # Whatever ended it here, nothing of it is to go on there.
+        self.call.cancel()
+        opened = self._connection.opened
+        entries = opened[self._model]
+        entries.discard(self)
+        if not entries:
+            del opened[self._model]
+        if isinstance(error, grpc.aio.AioRpcError):
+            raise error_of_call(error, self._connection.address) from error
+        if isinstance(error, asyncio.CancelledError) and self.why is not None:
+            task = asyncio.current_task()
+            if task is None or not task.cancelling():
+                raise self.why from None
 
     def end(self, why: PlaneError) -> None:
         """Let who waits for it have this error."""
@@ -48,6 +75,7 @@ class Connection:
 
     Attributes:
         address: Where it is.
+        opened: The rpcs that are open, by model.
     """
 
     def __init__(self, settings: TritonSettings) -> None:
@@ -64,7 +92,7 @@ class Connection:
             messages.ModelInferRequest.SerializeToString,
             messages.ModelStreamInferResponse.FromString,
         )
-        self._open: defaultdict[str, set[OpenCall]] = defaultdict(set)
+        self.opened: defaultdict[str, set[OpenCall]] = defaultdict(set)
 
     async def ask(self, method: str, timeout_s: float, **fields: Any) -> Any:
         """Call a method of Triton that is about itself or its models.
@@ -95,7 +123,7 @@ class Connection:
             PlaneError: See `ask`, and that of `end`.
         """
         call = self._infer(request, timeout=timeout_s, metadata=metadata)
-        with self._opened(model, call):
+        with OpenCall(self, model, call):
             return await call
 
     async def stream(
@@ -109,13 +137,13 @@ class Connection:
             PlaneError: See `infer`.
         """
         call = self._stream(_once(request), timeout=timeout_s, metadata=metadata)
-        with self._opened(model, call):
+        with OpenCall(self, model, call):
             async for answer in call:
                 yield answer
 
     def end(self, why: PlaneError, model: str | None = None) -> None:
         """End the requests to a model, or to all of them, with this error."""
-        of_models = [*self._open.values()] if model is None else [self._open.get(model, set())]
+        of_models = [*self.opened.values()] if model is None else [self.opened.get(model, set())]
         for entry in [entry for entries in of_models for entry in entries]:
             entry.end(why)
 
@@ -130,27 +158,6 @@ class Connection:
         return self._channel.unary_unary(
             f"{SERVICE}/{method}", request.SerializeToString, response.FromString
         )
-
-    @contextmanager
-    def _opened(self, model: str, call: Any) -> Generator[None]:
-        entry = OpenCall(call)
-        entries = self._open[model]
-        entries.add(entry)
-        try:
-            yield
-        except grpc.aio.AioRpcError as error:
-            raise error_of_call(error, self.address) from error
-        except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if entry.why is None or (task is not None and task.cancelling()):
-                raise
-            raise entry.why from None
-        finally:
-            # Whatever ended it here, nothing of it is to go on there.
-            call.cancel()
-            entries.discard(entry)
-            if not entries and self._open.get(model) is entries:
-                del self._open[model]
 
 
 async def _once(request: Any) -> Any:

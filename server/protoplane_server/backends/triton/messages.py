@@ -19,6 +19,7 @@ FINAL = "triton_final_response"
 """The parameter of an answer that says whether it is the last."""
 
 _ANY_SIZE = (Datatype.BYTES,)
+_DATATYPES = {str(each): each for each in Datatype}
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +44,7 @@ class InferCall:
 
     def shared_bytes(self, min_bytes: int) -> int:
         """Room that its large tensors want in shared memory; 0 where it has none."""
-        sizes = [_size(tensor) for tensor in self.inputs]
+        sizes = [tensor.size_bytes or 0 for tensor in self.inputs]
         if not self.model.decoupled and self.model.sized:
             sizes += self._output_sizes().values()
         return sum(aligned(size) for size in sizes if size >= min_bytes)
@@ -81,9 +82,11 @@ class InferCall:
             added = request.inputs.add(
                 name=tensor.name, datatype=tensor.datatype.value, shape=tensor.shape
             )
-            if region is not None and _size(tensor) >= min_bytes:
-                size = _size(tensor)
-                _point(added, region, _write(tensor, region, size), size)
+            size = 0 if region is None else tensor.size_bytes or 0
+            if region is not None and size >= min_bytes:
+                offset = region.room(size)
+                region.write(tensor, offset)
+                _point(added, region, offset, size)
             else:
                 raw.append(tensor.pack())
         sizes = {} if region is None or model.decoupled else self._output_sizes()
@@ -128,21 +131,22 @@ def read_tensors(
     raw = iter(response.raw_output_contents)
     found: dict[str, Tensor] = {}
     for output in response.outputs:
+        name: str = output.name
         try:
-            contents = next(raw)
-            if region is not None and output.name in places:
-                contents = region.memory[places[output.name]]
-            found[output.name] = Tensor.unpack(
-                output.name, Datatype(output.datatype), tuple(output.shape), contents
-            )
-        except (ValueError, StopIteration, PlaneError) as error:
+            contents: bytes | memoryview = next(raw)
+            if region is not None and name in places:
+                contents = region.read(places[name])
+            datatype = _DATATYPES[output.datatype]
+            found[name] = Tensor.unpack(name, datatype, output.shape, contents)
+        except (KeyError, StopIteration, PlaneError) as error:
             raise PlaneError(
-                Code.INTERNAL, f"Triton sent an output {output.name!r} that cannot be read: {error}"
+                Code.INTERNAL, f"Triton sent an output {name!r} that cannot be read: {error}"
             ) from error
-    names = call.outputs or [spec.name for spec in call.model.metadata.outputs]
+    version: str = response.model_version
     if len(found) == 1:
-        names = list(found)
-    return Outputs([found[name] for name in names if name in found], response.model_version)
+        return Outputs([*found.values()], version)
+    names = call.outputs or [spec.name for spec in call.model.metadata.outputs]
+    return Outputs([found[name] for name in names if name in found], version)
 
 
 def _places(request: Any) -> dict[str, slice]:
@@ -156,24 +160,8 @@ def _places(request: Any) -> dict[str, slice]:
     }
 
 
-def _size(tensor: Tensor) -> int:
-    if tensor.datatype in _ANY_SIZE:
-        return 0  # Nobody knows before it is packed; such are not shared.
-    return tensor.data.size * _width(tensor.datatype)
-
-
 def _width(datatype: Datatype) -> int:
     return 2 if datatype is Datatype.BF16 else datatype.dtype.itemsize
-
-
-def _write(tensor: Tensor, region: Region, size: int) -> int:
-    offset = region.room(size)
-    if tensor.datatype is Datatype.BF16:
-        region.memory[offset : offset + size] = tensor.pack()
-    else:
-        flat = np.frombuffer(region.memory, tensor.datatype.dtype, tensor.data.size, offset)
-        np.copyto(flat.reshape(tensor.shape), tensor.data)
-    return offset
 
 
 def _point(tensor: Any, region: Region, offset: int, size: int) -> None:

@@ -44,6 +44,7 @@ class TritonModel:
         default_level: The one of a request that asks for none.
         queue_limit: Most requests that wait for it; 0 for any number.
         sized: Whether the size of some output follows from its configuration and the batch.
+        gpus: Numbers of the GPUs that it runs on; empty where an instance runs elsewhere.
     """
 
     metadata: ModelMetadata
@@ -54,6 +55,7 @@ class TritonModel:
     default_level: int
     queue_limit: int
     sized: bool
+    gpus: frozenset[int] = frozenset()
 
     @classmethod
     def of(cls, config: Any, version: str) -> TritonModel:
@@ -92,6 +94,7 @@ class TritonModel:
                 spec.datatype is not Datatype.BYTES and min(spec.shape[first:], default=1) > 0
                 for spec in outputs
             ),
+            gpus=_gpus(config),
         )
 
     def level(self, priority: int) -> int:
@@ -130,6 +133,13 @@ def state_of(entry: Any) -> tuple[ModelState, str]:
     if entry.reason in ("", "unloaded"):
         return ModelState.UNLOADED, ""
     return ModelState.FAILED, plain_words(entry.reason)
+
+
+def _gpus(config: Any) -> frozenset[int]:
+    groups = config.instance_group
+    if any(group.kind != group.KIND_GPU for group in groups):
+        return frozenset()
+    return frozenset(number for group in groups for number in group.gpus)
 
 
 def _specs(config: Any, tensors: Any) -> tuple[TensorSpec, ...]:

@@ -23,7 +23,7 @@ SHARED_MAX_BYTES = 256 << 20
 """Most shared memory that is taken."""
 
 _SETTINGS = (
-    *("ca", "cert", "key", "tls", "timeout_s"),
+    *("ca", "cert", "cuda_device", "key", "tls", "timeout_s"),
     *("shared_memory_min_bytes", "shared_memory_max_bytes"),
 )
 
@@ -41,6 +41,8 @@ class TritonSettings:
             on this machine; 0 for never.
         shared_memory_max_bytes: Most that is taken for them, in bytes; past it they go over the
             connection.
+        cuda_device: Number of the GPU whose memory the large tensors of models on it go through,
+            where this process can share it with Triton; ``None`` for none.
     """
 
     address: str
@@ -48,13 +50,14 @@ class TritonSettings:
     timeout_s: float = TIMEOUT_S
     shared_memory_min_bytes: int = SHARED_MIN_BYTES
     shared_memory_max_bytes: int = SHARED_MAX_BYTES
+    cuda_device: int | None = 0
 
     @classmethod
     def parse(cls, url: str) -> Self:
         """Read ``triton://host[:port][?setting=value&…]``.
 
-        ``tls=yes`` asks for TLS, and so do the files ``ca``, ``cert`` and ``key``; the other
-        settings bear the names of the attributes.
+        ``tls=yes`` asks for TLS, and so do the files ``ca``, ``cert`` and ``key``;
+        ``cuda_device`` is a number or ``no``; the other settings bear the names of the attributes.
 
         Raises:
             PlaneError: INVALID_ARGUMENT with what is wrong.
@@ -75,6 +78,9 @@ class TritonSettings:
         secure = asked.pop("tls", "no")
         if secure not in ("yes", "no"):
             raise _wrong(url, f"'tls' is yes or no, not {secure!r}")
+        device = asked.pop("cuda_device", "0")
+        if device != "no" and not re.fullmatch(r"\d{1,3}", device):
+            raise _wrong(url, f"'cuda_device' is the number of a GPU, or no, not {device!r}")
         settings = cls(
             address=f"[{host}]:{port}" if ":" in host else f"{host}:{port}",
             tls=ClientTls(ca, cert, key) if secure == "yes" or ca or cert else None,
@@ -85,6 +91,7 @@ class TritonSettings:
             shared_memory_max_bytes=int(
                 _number(url, asked, "shared_memory_max_bytes", SHARED_MAX_BYTES)
             ),
+            cuda_device=None if device == "no" else int(device),
         )
         if asked:
             known = ", ".join(sorted(_SETTINGS))

@@ -1,61 +1,82 @@
-"""Shared memory for large tensors: written here, read by a Triton on the same machine, and back.
+"""Memory for large tensors that Triton shares: written here, read by it, and back.
 
-A region of POSIX shared memory is a file in ``/dev/shm``; Triton is told of each by an rpc, and
-reads and writes it from then on. Source: Triton's system shared memory extension.
+Triton is told of each region by an rpc, and reads and writes it from then on. There are two kinds:
+`protoplane_server.backends.triton.system_memory`, `protoplane_server.backends.triton.cuda_memory`.
 """
 
 from __future__ import annotations
 
-import mmap
 import os
 import secrets
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from pathlib import Path
 from time import monotonic
+from typing import ClassVar
 
 from protoplane_base import PlaneError
+from protoplane_server.backends.tensors import Tensor
 
-_FOLDER = Path("/dev/shm")  # noqa: S108  # where POSIX shared memory is
-_SMALLEST_BYTES = 1 << 20
+_SMALLEST_BYTES = 2 << 20  # What CUDA shares it shares in pieces of that size.
 _ALIGNED_BYTES = 64
 
 LEFT_S = 600.0
 """Seconds for which nobody uses a region whose request was left: Triton may still write to it."""
 
 
-class Region:
-    """A piece of shared memory that Triton knows.
+class Region(ABC):
+    """A piece of memory that Triton knows.
 
     Args:
         size: Its length in bytes.
 
     Attributes:
+        kind: What stands before ``SharedMemoryRegister`` in the names of Triton's rpcs.
         name: What Triton calls it.
-        key: Its name for POSIX.
         size: Its length in bytes.
-        memory: Its contents.
     """
 
-    __slots__ = ("_path", "_used", "key", "memory", "name", "size")
+    kind: ClassVar[str]
+
+    __slots__ = ("_used", "name", "size")
 
     def __init__(self, size: int) -> None:
         self.name = f"protoplane-{os.getpid()}-{secrets.token_hex(8)}"
-        self.key = f"/{self.name}"
         self.size = size
-        self._path = _FOLDER / self.name
         self._used = 0
-        file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        try:
-            # The memory itself, not the promise of it, whose breach would be a SIGBUS.
-            os.posix_fallocate(file, 0, size)
-            self.memory = mmap.mmap(file, size)
-        except OSError:
-            self._path.unlink()
-            raise
-        finally:
-            os.close(file)
+
+    @abstractmethod
+    def registration(self) -> dict[str, object]:
+        """The fields of the rpc that tells Triton of it."""
+
+    @abstractmethod
+    def write(self, tensor: Tensor, offset: int) -> None:
+        """Put a tensor there, in row-major order.
+
+        Raises:
+            PlaneError: INTERNAL; it cannot be written to.
+        """
+
+    @abstractmethod
+    def read(self, place: slice) -> bytes | memoryview:
+        """A copy of what is there.
+
+        Raises:
+            PlaneError: INTERNAL; it cannot be read.
+        """
+
+    @abstractmethod
+    def hide(self) -> None:
+        """Triton has it: nothing of it is to stay should this process be killed."""
+
+    @abstractmethod
+    def leave(self) -> None:
+        """Nobody here uses it any more, while Triton may; `close` follows."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let go of it; Triton has let go already, or is gone."""
 
     def room(self, size: int) -> int:
         """Offset of so many bytes that nothing else of this request has."""
@@ -67,38 +88,31 @@ class Region:
         """Give all of it to the next request."""
         self._used = 0
 
-    def hide(self) -> None:
-        """Take its name away: whoever has it keeps it, and it goes with the last of them."""
-        self._path.unlink(missing_ok=True)
-
-    def close(self) -> None:
-        """Let go of it; Triton keeps what it has of it until it is told to let go."""
-        self.hide()
-        with suppress(BufferError):  # An array still stands on it; the memory goes with that.
-            self.memory.close()
-
 
 class SharedRegions:
-    """Regions of one Triton, used again and again.
+    """Regions of one kind that one Triton has, used again and again.
 
     Args:
+        make: Makes a region of so many bytes; OSError where the machine has no room for it.
         register: Tells Triton of a region.
-        unregister: Tells it to let go of the region of a name.
+        unregister: Tells it to let go of a region.
         max_bytes: Most that they take together.
     """
 
     def __init__(
         self,
+        make: Callable[[int], Region],
         register: Callable[[Region], Awaitable[None]],
-        unregister: Callable[[str], Awaitable[None]],
+        unregister: Callable[[Region], Awaitable[None]],
         max_bytes: int,
     ) -> None:
+        self._make = make
         self._register = register
         self._unregister = unregister
         self._max_bytes = max_bytes
         self._bytes = 0
         self._free: list[Region] = []
-        self._left: deque[tuple[float, str, int]] = deque()
+        self._left: deque[tuple[float, Region]] = deque()
         self._known: set[Region] = set()
 
     @property
@@ -135,7 +149,7 @@ class SharedRegions:
             return None
         self._bytes += rounded
         try:
-            made = Region(rounded)
+            made = self._make(rounded)
             try:
                 await self._register(made)
             except BaseException:
@@ -144,7 +158,6 @@ class SharedRegions:
         except BaseException:
             self._bytes -= rounded
             raise
-        # Triton has it now. Nothing is left of it should this process be killed.
         made.hide()
         self._known.add(made)
         return made
@@ -159,14 +172,16 @@ class SharedRegions:
 
     def leave(self, region: Region) -> None:
         """Its request was left, and Triton may still be at it: nobody is to use it again."""
-        region.close()
+        region.leave()
         if region in self._known:
             self._known.discard(region)
-            self._left.append((monotonic() + LEFT_S, region.name, region.size))
+            self._left.append((monotonic() + LEFT_S, region))
+        else:
+            region.close()
 
     def forget(self) -> None:
         """Triton has started anew and knows none of them any more."""
-        for region in self._free:
+        for region in (*self._free, *(region for _, region in self._left)):
             region.close()
         self._free.clear()
         self._left.clear()
@@ -178,23 +193,26 @@ class SharedRegions:
         while self._free:
             await self._drop(self._free.pop())
         await self._sweep()
+        self._left.clear()
         self.forget()
 
     async def _drop(self, region: Region) -> None:
         self._known.discard(region)
-        region.close()
         self._bytes -= region.size
-        await self._tell(region.name)
+        await self._part(region)
 
     async def _sweep(self) -> None:
         while self._left and self._left[0][0] <= monotonic():
-            _, name, size = self._left.popleft()
-            self._bytes -= size
-            await self._tell(name)
+            _, region = self._left.popleft()
+            self._bytes -= region.size
+            await self._part(region)
 
-    async def _tell(self, name: str) -> None:
-        with suppress(PlaneError):  # One that is away has nothing to let go of.
-            await self._unregister(name)
+    async def _part(self, region: Region) -> None:
+        try:
+            with suppress(PlaneError):  # One that is away has nothing to let go of.
+                await self._unregister(region)
+        finally:
+            region.close()
 
 
 def aligned(size: int) -> int:
