@@ -198,7 +198,7 @@ fuzz: install ## Look for bytes that break the frame parser, for a minute
 	@$(BIN)/python tests/runtime/link/fuzz_frames.py -max_total_time=60 -max_len=2000 $(BUILD)/fuzz-corpus
 
 # The other modules in bench/ are parts of these.
-BENCHES := codec doors cancellation request_plane events backends router jobs up
+BENCHES := codec doors cancellation request_plane events backends router router_http router_scale jobs orchestrator gateway up
 
 .PHONY: soak
 soak: install ## Kill publishers, subscribers and NATS at random, three minutes for each engine

@@ -7,7 +7,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 from importlib.metadata import entry_points
 from pathlib import Path
 
@@ -22,6 +23,23 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if "tests/cli" in item.path.as_posix():
                 item.add_marker(pytest.mark.skip(reason="protoplane is not installed here"))
+
+
+@contextmanager
+def shown(environment: dict[str, str], *arguments: str) -> Generator[subprocess.Popen[str]]:
+    """Run a command whose output is read as it comes; where a test fails it is killed."""
+    with subprocess.Popen(
+        [*COMMAND, *arguments],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**environment, "PYTHONUNBUFFERED": "1"},
+    ) as process:
+        try:
+            yield process
+        except BaseException:
+            process.kill()
+            raise
 
 
 @pytest.fixture(scope="session")
@@ -73,7 +91,7 @@ class Served:
 
     def stop(self) -> int:
         self.process.send_signal(signal.SIGTERM)
-        code = self.process.wait(15)
+        code = self.process.wait(30)
         assert self.process.stderr is not None
         self.process.stderr.close()
         return code

@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 import pytest
 from click.testing import CliRunner
-from tests.cli.conftest import COMMAND, Run, Served, eventually
+from tests.cli.conftest import COMMAND, Run, Served, eventually, shown
 
 from protoplane_runtime.cli import main
 
@@ -64,13 +64,7 @@ def test_call_each_kind(run: Run, served: Served, door: str) -> None:
 
 
 def test_call_shows_a_stream_as_it_comes(served: Served, environment: dict[str, str]) -> None:
-    with subprocess.Popen(
-        [*COMMAND, "call", served.grpc, "Converse", "-"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env=environment,
-    ) as process:
+    with shown(environment, "call", served.grpc, "Converse", "-") as process:
         assert process.stdin is not None
         assert process.stdout is not None
         for _ in range(3):

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.cli.conftest import COMMAND, Run, Served, eventually
+from tests.cli.conftest import COMMAND, Run, Served, eventually, shown
 
 from forge.captioner.v1 import CaptionerClient, CaptionFinished, ListStylesRequest
 from protoplane_client import Received, connect
@@ -141,12 +141,7 @@ def test_members_of_consumer_groups_are_no_components(run: Run, engine: str) -> 
 def test_ps_watch_tells_who_comes_and_goes(
     environment: dict[str, str], one: Served, engine: str
 ) -> None:
-    with subprocess.Popen(
-        [*COMMAND, "ps", "--watch", "--json", "--engine", engine],
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**environment, "PYTHONUNBUFFERED": "1"},
-    ) as process:
+    with shown(environment, "ps", "--watch", "--json", "--engine", engine) as process:
         assert process.stdout is not None
         other = Served(environment, CAPTIONER, *PLACE, "--engine", engine)
         # Those whose load changes say so too.

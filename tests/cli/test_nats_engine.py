@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
-import subprocess
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
-from tests.cli.conftest import COMMAND, Run, Served
+from tests.cli.conftest import Run, Served, shown
 from tests.nats_server import nats_server, needs_nats_server
 
 from forge.captioner.v1 import CaptionerClient, CaptionFinished, ListStylesRequest
@@ -97,12 +96,7 @@ def test_no_server_is_one_line(run: Run) -> None:
 def test_ps_watch_tells_of_a_kill(
     environment: dict[str, str], serve: Callable[[], Served], engine: str
 ) -> None:
-    with subprocess.Popen(
-        [*COMMAND, "ps", "--watch", "--json", "--engine", engine],
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**environment, "PYTHONUNBUFFERED": "1"},
-    ) as process:
+    with shown(environment, "ps", "--watch", "--json", "--engine", engine) as process:
         assert process.stdout is not None
         served = serve()
         assert json.loads(process.stdout.readline())["change"] == "joined"

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.cli.conftest import COMMAND, Run, Served
+from tests.cli.conftest import Run, Served, shown
 
 CAPTIONER = "protoplane_components.captioner:Captioner"
 NAME = "forge/captioner/one"
@@ -60,11 +59,8 @@ def test_stats_of_all(run: Run, gateway: Served, captioner: Served, engine: str)
 
 
 def test_stats_again_and_again(environment: dict[str, str], captioner: Served, engine: str) -> None:
-    with subprocess.Popen(
-        [*COMMAND, "stats", "forge", "--watch", "--every", "0.1", "--json", "--engine", engine],
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**environment, "PYTHONUNBUFFERED": "1"},
+    with shown(
+        environment, "stats", "forge", "--watch", "--every", "0.1", "--json", "--engine", engine
     ) as process:
         assert process.stdout is not None
         for _ in range(3):
