@@ -40,6 +40,10 @@ from protoplane_server import Options, Server
 
 pytestmark = pytest.mark.anyio
 
+EACH_ENGINE = pytest.mark.parametrize(
+    "server", ["memory:", "local:", "nats:", "zenoh:"], indirect=True
+)
+
 
 @pytest.fixture
 def anyio_backend() -> str:
@@ -51,7 +55,7 @@ def generator() -> Scripted:
     return Scripted()
 
 
-@pytest.fixture(params=["memory:", "local:", "nats:", "zenoh:"])
+@pytest.fixture(params=["memory:", "nats:"])
 async def server(
     generator: Scripted, request: pytest.FixtureRequest, tmp_path: Path
 ) -> AsyncIterator[Server]:
@@ -108,6 +112,7 @@ async def hung(client: JobsClient, generator: Scripted, id_: str = "h") -> None:
     await until(hangs)
 
 
+@EACH_ENGINE
 async def test_a_job_from_submission_to_its_image(client: JobsClient) -> None:
     accepted = await submit(client, "a fox", id="one", seed=7)
     assert accepted.job_id == "one"
@@ -120,6 +125,7 @@ async def test_a_job_from_submission_to_its_image(client: JobsClient) -> None:
     assert b"".join(part.data for part in parts) == b"a fox"
 
 
+@EACH_ENGINE
 async def test_following_tells_all_updates(client: JobsClient, generator: Scripted) -> None:
     await hung(client, generator)
     await submit(client, "next", id="n")
@@ -297,6 +303,7 @@ async def test_status_ping_and_models(client: JobsClient, generator: Scripted) -
     assert running.id == "h"
 
 
+@EACH_ENGINE
 async def test_each_end_is_published_once(client: JobsClient, server: Server) -> None:
     ids = [f"p{number}" for number in range(10)]
     await asyncio.gather(*(submit(client, "p", id=id_) for id_ in ids))

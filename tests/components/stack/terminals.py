@@ -18,7 +18,7 @@ from select import select
 import pytest
 
 LIMIT_S = 30.0
-WIDTH, HEIGHT = 150, 30
+WIDTH, HEIGHT = 250, 30
 
 # It takes the terminal for its own, so that Ctrl-C there means it.
 _PROGRAM = """
