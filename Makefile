@@ -112,7 +112,7 @@ format: install ## Put the code in its usual form
 
 PB7_TESTS := $(wildcard tests/base tests/runtime)
 # What is slow, and meets no protobuf but what the others meet.
-PB7_LEFT := --ignore-glob='*/test_object_*' --ignore-glob='*/test_zenoh_*'
+PB7_LEFT := --ignore-glob='*/test_object_*' --ignore-glob='*/test_zenoh_*' --ignore-glob='*/test_nats_*'
 
 # The generator needs protobuf 6, so here only what it made, and what that stands on, is tested.
 .PHONY: test-protobuf7
