@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 import tempfile
@@ -12,8 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import pytest
-from tests.interop.tools import locked
+from tests.interop.tools import debian_or_skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +34,7 @@ class Redis:
 @contextmanager
 def redis_or_skip() -> Generator[Redis]:
     """Run a server; the test is skipped where there is none."""
-    program = _program()
+    program = debian_or_skip("redis-server", lambda: shutil.which("redis-server"))
     with tempfile.TemporaryDirectory(prefix="protoplane-redis-") as folder:
         socket = Path(folder) / "redis.sock"
         options = ["--port", "0", "--unixsocket", str(socket), "--dir", folder]
@@ -53,31 +51,3 @@ def redis_or_skip() -> Generator[Redis]:
         finally:
             process.kill()
             process.wait(30)
-
-
-def _program() -> str:
-    found = shutil.which("redis-server")
-    if found is None and os.environ.get("CI") and shutil.which("apt-get"):
-        if os.geteuid():
-            pytest.skip("Redis is not on this machine, and only root can install it")
-        with locked("redis"):
-            if shutil.which("redis-server") is None:
-                _install()
-            found = shutil.which("redis-server")
-    return found or pytest.skip("redis-server is not on this machine")
-
-
-def _install() -> None:
-    quiet = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-    install = ["-y", "--no-install-recommends", "install", "redis-server"]
-    for command in (["update"], install):
-        done = subprocess.run(
-            ["apt-get", "-qq", *command],
-            env=quiet,
-            capture_output=True,
-            text=True,
-            timeout=400,
-            check=False,
-        )
-        if done.returncode:
-            pytest.skip(f"Redis cannot be installed: {done.stderr.strip().splitlines()[-1:]}")

@@ -9,16 +9,18 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, TypeVar
 
 import pytest
 from tests.interop.programs import ROOT
 
 HERE = Path(__file__).parent
 BUILD = ROOT / ".build" / "interop"
+
+_Found = TypeVar("_Found", str, Path)
 
 _UNREACHED = re.compile(
     r"\b(ENOTFOUND|EAI_AGAIN|ECONNREFUSED|ECONNRESET|ETIMEDOUT|ENETUNREACH|EHOSTUNREACH"
@@ -106,20 +108,32 @@ def go_caller() -> Path:
 
 
 def chromium_or_skip() -> str:
-    """Path of Chromium; continuous integration may install Debian's."""
-    if found := shutil.which("chromium"):
+    """Path of Chromium."""
+    return debian_or_skip("chromium", lambda: shutil.which("chromium"))
+
+
+def debian_or_skip(package: str, find: Callable[[], _Found | None]) -> _Found:
+    """What a package of Debian brings; continuous integration may install it.
+
+    Args:
+        package: Its name.
+        find: Finds what it brings; ``None`` where that is not there.
+    """
+    if (found := find()) is not None:
         return found
     if not os.environ.get("CI"):
-        skip("chromium is not on this machine")
+        skip(f"{package} is not on this machine")
     if os.geteuid() or shutil.which("apt-get") is None:
-        skip("chromium is not on this machine, and only root can install it, with apt-get")
-    with locked("chromium"):
-        if shutil.which("chromium") is None:
+        skip(f"{package} is not on this machine, and only root can install it, with apt-get")
+    # One at a time, whatever the package: dpkg has a lock of its own, and fails where it is held.
+    with locked("apt"):
+        if (found := find()) is None:
             quiet = {"DEBIAN_FRONTEND": "noninteractive"}
             _fetch("apt-get update", ["apt-get", "-qq", "update"], ROOT, quiet)
-            install = ["apt-get", "-qq", "-y", "--no-install-recommends", "install", "chromium"]
-            _fetch("apt-get install chromium", install, ROOT, quiet)
-    return shutil.which("chromium") or skip("apt-get installed chromium, and it is not there")
+            install = ["apt-get", "-qq", "-y", "--no-install-recommends", "install", package]
+            _fetch(f"apt-get install {package}", install, ROOT, quiet)
+            found = find()
+    return found or skip(f"apt-get installed {package}, and what it brings is not there")
 
 
 def _fetch(

@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from protoplane_components.kv_router.policies import Judgement, Policy, View
     from protoplane_components.kv_router.router import Router
     from protoplane_components.kv_router.selection import Request, Score, Selection, Worker
-    from protoplane_components.kv_router.sharding import ShardedIndex
 
 __all__ = [
     "Admission",
@@ -49,7 +48,6 @@ __all__ = [
     "Router",
     "Score",
     "Selection",
-    "ShardedIndex",
     "Target",
     "Tier",
     "UnknownParentError",
@@ -71,7 +69,6 @@ _MODULES = {
     "policies": ("Judgement", "Policy", "View"),
     "router": ("Router",),
     "selection": ("Request", "Score", "Selection", "Worker"),
-    "sharding": ("ShardedIndex",),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 

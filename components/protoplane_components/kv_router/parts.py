@@ -7,14 +7,9 @@ from protoplane_components.kv_router.hashing import FAMILY_SHIFT, Hashes, prefix
 from protoplane_components.kv_router.index import KvIndex, Target, Tier
 
 
-def part_of(key: int, parts: int) -> int:
-    """The part that a prefix is in, from 0, by its key."""
-    return (key >> FAMILY_SHIFT) % parts
-
-
 def part_of_prompt(hashes: Hashes, parts: int) -> int:
     """The part that a prompt is in, from 0, by the hashes of its blocks; it has one at least."""
-    return part_of(prefix_keys(hashes[:1]).item(0), parts)
+    return (prefix_keys(hashes[:1]).item(0) >> FAMILY_SHIFT) % parts
 
 
 class IndexPart(KvIndex):

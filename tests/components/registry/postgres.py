@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from tests.interop.tools import locked
+from tests.interop.tools import debian_or_skip
 
 _SETTINGS = (
     "listen_addresses=",
@@ -61,7 +61,7 @@ class Postgres:
 @contextmanager
 def postgres_or_skip() -> Generator[Postgres]:
     """Run a server; the test is skipped where there is none."""
-    programs = _programs()
+    programs = debian_or_skip("postgresql", _found)
     account = _account()
     with tempfile.TemporaryDirectory(prefix="protoplane-pg-") as made:
         folder = Path(made)
@@ -105,33 +105,6 @@ def postgres_or_skip() -> Generator[Postgres]:
             # Its immediate shutdown: nothing of it is kept.
             process.send_signal(signal.SIGQUIT)
             process.wait(60)
-
-
-def _programs() -> Path:
-    if (found := _found()) is None and os.environ.get("CI") and shutil.which("apt-get"):
-        if os.geteuid():
-            pytest.skip("PostgreSQL is not on this machine, and only root can install it")
-        with locked("postgresql"):
-            if (found := _found()) is None:
-                _install()
-                found = _found()
-    return found or pytest.skip("PostgreSQL is not on this machine")
-
-
-def _install() -> None:
-    quiet = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-    packages = ["--no-install-recommends", "install", "postgresql"]
-    for command in (["update"], ["-y", *packages]):
-        done = subprocess.run(
-            ["apt-get", "-qq", *command],
-            env=quiet,
-            capture_output=True,
-            text=True,
-            timeout=400,
-            check=False,
-        )
-        if done.returncode:
-            pytest.skip(f"PostgreSQL cannot be installed: {done.stderr.strip().splitlines()[-1:]}")
 
 
 def _found() -> Path | None:
