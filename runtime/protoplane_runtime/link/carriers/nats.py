@@ -12,6 +12,10 @@ that does not speak TLS is refused. The server sees all that passes, and does no
 
 A message is its `Kind` (1), its number (4, big-endian, from 0 each way) and the body of `windowed`.
 NATS delivers at most once: a number that is left out ends the link. So does the loss of the server.
+
+Nothing closes when a process dies: only the next message to it tells, because the server says that
+nobody takes it. An end that hears nothing after what it sent therefore sends a message of no bytes
+now and then, which the other end drops.
 """
 
 from __future__ import annotations
@@ -46,6 +50,9 @@ _NO_RESPONDERS = "503"
 _SUBJECT = re.compile(r"[^\s*>.]+(\.[^\s*>.]+)*")
 _FIRST_RETRY_S = 0.1
 _LAST_RETRY_S = 30.0
+_FIRST_PROBE_S = 1.0
+# Later a link that is idle is asked by its pings.
+_LAST_PROBE_S = 8.0
 
 
 async def connect(address: str, started: Started, tls: ClientTls | None) -> None:
@@ -81,6 +88,7 @@ class NatsCarrier(WindowedCarrier):
         self._answered = False
         self._sent = 0
         self._came = 0
+        self._probe: asyncio.TimerHandle | None = None
         self._inbox = through.inbox(self.incoming)
         through.gone.add_done_callback(self._broker_gone)
 
@@ -92,9 +100,13 @@ class NatsCarrier(WindowedCarrier):
         head = _HEAD.pack(kind, self._sent)
         self._sent = (self._sent + 1) & 0xFFFFFFFF
         self._broker.publish(self._to, head + body, self._inbox)
+        if self._probe is None and self._answered:
+            self._listen_for(_FIRST_PROBE_S)
 
     def ended(self, *, flush: bool) -> None:
         """See `WindowedCarrier`."""
+        if self._probe is not None:
+            self._probe.cancel()
         self._broker.close_inbox(self._inbox)
         self._broker.gone.remove_done_callback(self._broker_gone)
         self._broker.release()
@@ -123,6 +135,19 @@ class NatsCarrier(WindowedCarrier):
                 self._answered = True
                 self._to = message.reply
             self.take(kind, data[_HEAD.size :])
+
+    def _listen_for(self, seconds: float) -> None:
+        loop = asyncio.get_running_loop()
+        self._probe = loop.call_later(seconds, self._heard, self._sent, self._came, seconds)
+
+    def _heard(self, sent: int, came: int, seconds: float) -> None:
+        self._probe = None
+        if came == self._came:
+            self._broker.publish(self._to, b"", self._inbox)
+            if seconds < _LAST_PROBE_S:
+                self._listen_for(seconds * 2)
+        elif sent != self._sent:
+            self._listen_for(_FIRST_PROBE_S)
 
     def _broker_gone(self, gone: asyncio.Future[str]) -> None:
         self.fail(gone.result())
