@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sqlite3
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from time import monotonic
 from typing import Any, Self, TypeVar
 
 from alembic import command
@@ -32,6 +34,7 @@ _T = TypeVar("_T")
 
 _BUSY_S = 30.0
 _CONNECT_S = 10.0
+_LOCKED_S = 0.02
 _TRIES = 5
 _READING = "protoplane_reading"
 # Any number that others do not take for their own locks: "registry" in ASCII.
@@ -80,13 +83,25 @@ class Database:
             raise MissingExtraError("registry", f"a database at {url.drivername}:") from error
         database = cls(engine, stack)
         try:
-            with _translated():
-                async with engine.begin() as connection:
-                    await connection.run_sync(_migrate)
+            await database._up_to_date()
         except BaseException:
             await database.close()
             raise
         return database
+
+    async def _up_to_date(self) -> None:
+        end = monotonic() + _BUSY_S
+        while True:
+            try:
+                with _translated():
+                    async with self._engine.begin() as connection:
+                        await connection.run_sync(_migrate)
+            except PlaneError as error:
+                if not _locked(error) or monotonic() > end:
+                    raise
+                await asyncio.sleep(_LOCKED_S)
+            else:
+                return
 
     async def close(self) -> None:
         """Close all connections; twice does nothing more."""
@@ -199,6 +214,16 @@ def _begin(connection: Connection) -> None:
     reading = connection.get_execution_options().get(_READING)
     # One that will write must not read first what another is about to change.
     connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")
+
+
+def _locked(error: PlaneError) -> bool:
+    """Whether another turned a new file of SQLite to its log: for that nobody is made to wait."""
+    cause = error.__cause__
+    fault = cause.orig if isinstance(cause, DBAPIError) else None
+    return (
+        isinstance(fault, sqlite3.OperationalError)
+        and fault.sqlite_errorcode == sqlite3.SQLITE_BUSY
+    )
 
 
 @contextmanager
