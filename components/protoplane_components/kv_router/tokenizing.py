@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from protoplane_base import Code, PlaneError
+from protoplane_base import Code, MissingExtraError, PlaneError
 from protoplane_components.kv_router.conversion import Tokenizer
 
 BYTES = "bytes"
@@ -22,8 +22,8 @@ def named_tokenizer(name: str) -> Tokenizer | None:
             or the path of a ``tokenizer.json``, as the models of Hugging Face have it.
 
     Raises:
-        PlaneError: INVALID_ARGUMENT where there is no such file, or it is none; FAILED_PRECONDITION
-            where the library that reads it is not installed.
+        PlaneError: INVALID_ARGUMENT where there is no such file, or it is none.
+        MissingExtraError: What reads it is not installed.
     """
     if not name:
         return None
@@ -40,10 +40,7 @@ def named_tokenizer(name: str) -> Tokenizer | None:
     except ModuleNotFoundError as error:
         if error.name != "tokenizers":
             raise
-        raise PlaneError(
-            Code.FAILED_PRECONDITION,
-            f"{name} cannot be read without the library tokenizers: pip install tokenizers",
-        ) from error
+        raise MissingExtraError("tokenizer", name) from error
     try:
         read = Read.from_file(str(path))
     except Exception as error:  # the library raises nothing narrower
