@@ -5,6 +5,7 @@ own, as a component does; the callers are in this one, in both cases. Two models
 20 ms at a batch without using the processor, as a small network on a GPU does, and ``add`` nearly
 nothing, which leaves what the calls themselves cost. A third way stands beside the two: a bare
 `grpc.aio` program that hands the bytes of each call on, which is what no door in Python goes below.
+From where on a model is slow enough for the door, ``forward`` tells at 10, 5 and 2 ms.
 
 Then 200 callers of the door read streams of a decoupled model, and all leave at once: what Triton's
 own metrics say runs or waits a little later is counted. bench/backends.py runs all of this, too.
@@ -15,6 +16,7 @@ own metrics say runs or waits a little later is counted. bench/backends.py runs 
 from __future__ import annotations
 
 import asyncio
+import json
 import subprocess
 import sys
 import tempfile
@@ -52,6 +54,8 @@ LEFT = 200
 # Leaving is no matter of timing here: what runs after this long would go on running.
 LEFT_S = 10.0
 WIDTH = 256
+STEPS_MS = (10, 5, 2)
+"""What ``forward`` takes besides its 20 ms."""
 Call = Callable[[], Awaitable[object]]
 
 
@@ -67,10 +71,14 @@ def through_triton() -> tuple[list[Row], list[Claim]]:
                 beside("--proxy", triton.address) as bare,
             ):
                 rates = uvloop.run(_compare(triton.address, bare, address))
+                by_step = {
+                    step_ms: uvloop.run(_at_step(triton, address, step_ms)) for step_ms in STEPS_MS
+                }
                 begun, left = uvloop.run(_leave(triton, address))
     except TritonMissingError as missing:
         print(f"skipped, no Triton here: {missing}")
         rates = {model: Rates(*[nan] * 7) for model in ("forward", "add")}
+        by_step = dict.fromkeys(STEPS_MS, (nan, nan))
     rows: list[Row] = []
     for model, rate in rates.items():
         rows += [
@@ -85,6 +93,12 @@ def through_triton() -> tuple[list[Row], list[Claim]]:
         Row("tritonclient to the door, by direct, add", "ratio", plain.kserve_to_direct, "x"),
         Row("tritonclient to the door, by a bare proxy, add", "ratio", plain.kserve_to_bare, "x"),
     ]
+    for step_ms, (direct, ratio) in by_step.items():
+        name = f"{step_ms} ms at a batch, {CALLERS} callers"
+        rows += [
+            Row(f"tritonclient.grpc.aio, {name}", "rate", direct, "/s"),
+            Row(f"Protoplane to the door, by direct, {name}", "ratio", ratio, "x"),
+        ]
     rows.append(
         Row("streams in Triton, by its metrics, before they are left", "running", begun, "")
     )
@@ -154,6 +168,25 @@ async def _compare(triton: str, bare: str, door: str) -> dict[str, Rates]:
                 kserve_to_bare=_ratio(kserve_rate, bare_rate),
             )
     return rates
+
+
+async def _at_step(triton: TritonServer, door: str, step_ms: int) -> tuple[float, float]:
+    """Requests a second without the door at a model that takes so long, and the door's ratio."""
+    client: Any = triton_aio.InferenceServerClient(triton.address)
+    async with client, connect(f"grpc://{door}") as plane:
+        config = (await client.get_model_config("forward", as_json=True))["config"]
+        config["parameters"]["STEP_MS"] = {"string_value": str(step_ms)}
+        await client.load_model("forward", config=json.dumps(config))
+        values = np.ones((1, WIDTH), np.float32)
+        calls = [
+            _direct(client, "forward", ["X"], values),
+            _ours(InferenceClient(plane), "forward", ["X"], values),
+        ]
+        for call in calls:
+            await _rate(call, ROUND_S / 4)
+        rounds = [[await _rate(call, ROUND_S / 2) for call in calls] for _ in range(ROUNDS)]
+        direct, ours = zip(*rounds, strict=True)
+    return median(direct), _ratio(ours, direct)
 
 
 def _ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:

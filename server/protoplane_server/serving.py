@@ -60,7 +60,9 @@ def serve(
         logging.basicConfig(
             level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
         )
-        logging.getLogger("uvicorn").setLevel(logging.WARNING)
+        # A line for each call, in or out, is no news.
+        for library in ("uvicorn", "httpx", "httpx2"):
+            logging.getLogger(library).setLevel(logging.WARNING)
     if links is not None and workers > 1:
         raise ValueError("links can change in one process only, not in several workers")
     if lifeline is not None and workers > 1:

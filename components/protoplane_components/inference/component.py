@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Self
+from weakref import WeakValueDictionary
 
 from protoplane.inference.v1 import (
     Embedding,
@@ -99,7 +100,8 @@ class Inference(InferenceService):
         self._host: Host | None = None
         self._board: ModelStatusBoard | None = None
         self._files: ModelFiles | None = None
-        self._changing = asyncio.Lock()
+        self._changing: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._announcing = asyncio.Lock()
         self._failed: dict[str, str] = {}
         self._stack = AsyncExitStack()
 
@@ -142,12 +144,9 @@ class Inference(InferenceService):
     async def __aexit__(self, *_: object) -> None:
         try:
             if self._board is not None:
-                for model in await self._backend.list():
-                    if model.state is ModelState.LOADED:
-                        await self._board.keep(model.name, ModelState.UNLOADED, model.version)
-        except PlaneError:
-            # A backend that is away has told nobody what it has; there is nothing to take back.
-            pass
+                for name, (_state, version) in [*self._board.told.items()]:
+                    if name not in self._failed:
+                        await self._board.keep(name, ModelState.UNLOADED, version)
         finally:
             await self._stack.aclose()
 
@@ -262,7 +261,7 @@ class Inference(InferenceService):
     async def load(
         self, model: str, *, source: str = "", parameters: Mapping[str, str] | None = None
     ) -> ModelMetadata:
-        """Load a model, and tell the planes how it goes.
+        """Load a model, and tell the planes how it goes; others may change meanwhile.
 
         Args:
             model: Its name.
@@ -273,7 +272,7 @@ class Inference(InferenceService):
             PlaneError: See `protoplane_server.backends.interface.Backend.load`.
         """
         name = _named(model)
-        async with self._changing:
+        async with self._lock(name):
             await self._tell(name, ModelState.LOADING)
             try:
                 assert self._files is not None
@@ -296,7 +295,7 @@ class Inference(InferenceService):
             PlaneError: See `protoplane_server.backends.interface.Backend.unload`.
         """
         name = _named(model)
-        async with self._changing:
+        async with self._lock(name):
             before = await self._backend.metadata(name)
             await self._tell(name, ModelState.UNLOADING, version=before.version)
             try:
@@ -312,18 +311,62 @@ class Inference(InferenceService):
         """Tell discovery which models are loaded now; an engine that is away changes nothing."""
         if self._host is None:
             return
-        try:
-            models = loaded(model_of(model) for model in await self._backend.list())
-            self._host.metadata.update(announce(models, self._capacity))
-            await self._host.reannounce()
-        except PlaneError as error:
-            _log.warning("nobody is told which models are loaded: %s", error.message)
+        # One after the other, or what was looked up first may be told last.
+        async with self._announcing:
+            try:
+                models = loaded(model_of(model) for model in await self._backend.list())
+                self._host.metadata.update(announce(models, self._capacity))
+                await self._host.reannounce()
+            except PlaneError as error:
+                _log.warning("nobody is told which models are loaded: %s", error.message)
 
     async def _keep_announcing(self) -> None:
         # The models of a server behind a backend come and go without us.
         while True:
             await asyncio.sleep(_ANNOUNCE_S)
+            await self._look()
             await self._announce()
+
+    async def _look(self) -> None:
+        """Tell the planes of models that came, went or broke without us."""
+        assert self._board is not None
+        told = self._board.told
+        try:
+            listed = {model.name: model.state for model in await self._backend.list()}
+        except PlaneError:
+            # It is away, and so are its models.
+            listed = dict.fromkeys(told, ModelState.FAILED)
+        for name in {*told, *listed}:
+            state = listed.get(name, ModelState.UNLOADED)
+            known = state is self._told(name) or (
+                # That somebody could not load it says more than that it is not there.
+                name in self._failed and state is not ModelState.LOADED
+            )
+            if not known and not self._lock(name).locked():
+                async with self._lock(name):
+                    await self._tell_found(name)
+
+    async def _tell_found(self, name: str) -> None:
+        reason, version = "", ""
+        try:
+            found = await self._backend.metadata(name)
+            state, reason, version = found.state, found.reason, found.version
+        except PlaneError as error:
+            state = ModelState.UNLOADED
+            if error.code is not Code.NOT_FOUND:
+                state, reason = ModelState.FAILED, error.message
+        if state is ModelState.LOADED:
+            self._failed.pop(name, None)
+        if state is not self._told(name):
+            await self._tell(name, state, version=version, reason=reason)
+
+    def _told(self, model: str) -> ModelState:
+        told = {} if self._board is None else self._board.told
+        return told[model][0] if model in told else ModelState.UNLOADED
+
+    def _lock(self, model: str) -> asyncio.Lock:
+        """Lets loads and unloads of one model happen one after the other."""
+        return self._changing.setdefault(model, asyncio.Lock())
 
     async def _first(self, capability: Capability) -> str:
         for model in await self._backend.list():
@@ -338,7 +381,7 @@ class Inference(InferenceService):
         await self._tell(name, ModelState.FAILED, reason=reason)
         if await self._backend.ready(name):
             # It stays as it was before.
-            await self._tell(name, ModelState.LOADED)
+            await self._tell_found(name)
         elif name in self._failed or len(self._failed) < _MAX_FAILED:
             self._failed[name] = reason
         await self._announce()

@@ -25,9 +25,13 @@ class ModelStatusBoard:
 
     Args:
         host: The server.
+
+    Attributes:
+        told: The newest that was told of each model that is not unloaded: its state and version.
     """
 
     def __init__(self, host: Host) -> None:
+        self.told: dict[str, tuple[ModelState, str]] = {}
         self._host = host
         self._component = host.name.rpartition("/")[0]
         self._own = None if host.state is None else StateLease(host.state)
@@ -56,6 +60,9 @@ class ModelStatusBoard:
         self, model: str, state: ModelState, version: str = "", reason: str = ""
     ) -> ModelStatusChanged:
         """Tell the state plane alone: when a server stops, its event log has ended by then."""
+        self.told.pop(model, None)
+        if state is not ModelState.UNLOADED:
+            self.told[model] = state, version
         changed = ModelStatusChanged(
             name=model,
             state=state_of(state),

@@ -102,6 +102,8 @@ class BatchedBackend:
         outputs: Sequence[str] = (),
     ) -> Sequence[Tensor]:
         """Run a model once, together with other requests where it takes batches."""
+        if not self._backend.capabilities.batches:
+            return await self._backend.infer(model, inputs, ctx, version=version, outputs=outputs)
         if model not in self._batched:
             self._batched[model] = await self._find(model)
         # The requests of a sequence go to a state of their own.
@@ -162,8 +164,6 @@ class BatchedBackend:
             await batched.batcher.close()
 
     async def _find(self, model: str) -> _Batched | None:
-        if not self._backend.capabilities.batches:
-            return None
         metadata = await self._backend.metadata(model)
         if not metadata.inputs or metadata.max_batch_size < 2:
             return None

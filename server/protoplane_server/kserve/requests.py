@@ -70,7 +70,9 @@ class InferCall:
         """Run the model, for any number of ``ModelInferResponse``."""
         metadata = await backend.metadata(self.model, self._version)
         # Of one that is not loaded nothing is known; a backend may yet load it when it is asked.
-        if metadata.capabilities and Capability.INFER_STREAM not in metadata.capabilities:
+        # One that can answer once does, as its configuration says that it is not decoupled.
+        kinds = metadata.capabilities
+        if Capability.INFER in kinds or (kinds and Capability.INFER_STREAM not in kinds):
             response = self._response(await self._run(backend))
             response.parameters[FINAL].bool_param = True
             yield response

@@ -93,15 +93,15 @@ class KserveRoutes:
                 return await self._infer(exchange, model, version, body)
             case {"health": "live"}:
                 answer = await self._call(exchange, "ServerLive", messages.ServerLiveRequest())
-                return (200 if answer.live else _NO), [], b""
+                return _yes_or_no(answer.live, {"live": answer.live})
             case {"health": _}:
                 answer = await self._call(exchange, "ServerReady", messages.ServerReadyRequest())
-                return (200 if answer.ready else _NO), [], b""
+                return _yes_or_no(answer.ready, {"ready": answer.ready})
             case {"about": "ready"}:
                 answer = await self._call(
                     exchange, "ModelReady", messages.ModelReadyRequest(**named)
                 )
-                return (200 if answer.ready else _NO), [], b""
+                return _yes_or_no(answer.ready, {"name": model, "ready": answer.ready})
             case {"about": "config"}:
                 answer = await self._call(
                     exchange, "ModelConfig", messages.ModelConfigRequest(**named)
@@ -173,6 +173,11 @@ _UNANSWERED = {
     "trace": "TraceSetting",
     "logging": "LogSettings",
 }
+
+
+def _yes_or_no(yes: bool, document: object) -> tuple[int, Headers, bytes]:
+    # Triton's clients look at the status, KServe's at the document.
+    return (200 if yes else _NO), [(b"content-type", _JSON)], encode(document)
 
 
 def _header_bytes(exchange: Exchange) -> int | None:

@@ -49,6 +49,9 @@ _FAILS_WITH_STATUS = "triton_grpc_error"
 _SOURCE = "source"
 """Parameter of a load that says where the model's files are."""
 
+_FILE = "file:"
+"""How the names of parameters begin that bring files; over HTTP these are texts in base64."""
+
 
 class KserveService(Service):
     """Answers ``inference.GRPCInferenceService`` for a component.
@@ -128,7 +131,7 @@ class KserveService(Service):
         parameters: dict[str, str] = {}
         for name, parameter in request.parameters.items():
             chosen = parameter.WhichOneof("parameter_choice")
-            if chosen == "bytes_param":
+            if chosen == "bytes_param" or name.startswith(_FILE):
                 raise PlaneError(
                     Code.INVALID_ARGUMENT,
                     f"parameter {name!r} brings a file; files come from where the parameter "
@@ -172,12 +175,12 @@ class KserveService(Service):
 
     async def unanswered(self, request: Any, ctx: Context) -> Any:
         """Refused: shared memory, and the settings of Triton's own traces and logs."""
-        what = "shared memory" if "SharedMemory" in ctx.method.name else "traces and logs"
-        raise PlaneError(
-            Code.UNIMPLEMENTED,
-            f"{ctx.method.name} is for Triton's own {what}, which there is none of here; "
-            "send tensors in the request",
-        )
+        name = ctx.method.name
+        if "SharedMemory" in name:
+            why = "shared memory, which there is none of here; send tensors in the request"
+        else:
+            why = "traces and logs; those of this server are settings of its process"
+        raise PlaneError(Code.UNIMPLEMENTED, f"{name} is for Triton's own {why}")
 
     @property
     def _backend(self) -> Backend:

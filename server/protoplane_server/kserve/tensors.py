@@ -179,8 +179,10 @@ def shaped(name: str, datatype: Datatype, shape: Sequence[int], values: Sequence
             flat[:] = values
         else:
             flat = np.array(values, datatype.dtype)
+        # There are shapes without elements that numpy does not take.
+        array = flat.reshape(tuple(shape))
     except (OverflowError, TypeError, ValueError) as error:
         raise PlaneError(
             Code.INVALID_ARGUMENT, f"tensor {name!r} cannot be {datatype}: {error}"
         ) from error
-    return Tensor.of(name, flat.reshape(tuple(shape)), datatype)
+    return Tensor.of(name, array, datatype)

@@ -31,13 +31,14 @@ from protoplane.inference.v1 import (
 )
 from protoplane_base import Code, PlaneError
 from protoplane_client import Plane, connect
-from protoplane_components.inference import Inference, sources
+from protoplane_components.inference import Inference, component, sources
 from protoplane_runtime.engines.interface import Start
 from protoplane_runtime.engines.objects.interface import ObjectInfo, ObjectStore
 from protoplane_runtime.engines.objects.opening import open_object_store
 from protoplane_runtime.engines.opening import open_engine
 from protoplane_server import Host, Server
 from protoplane_server.backends.batcher import BatcherOptions
+from protoplane_server.backends.interface import ModelMetadata, ModelSource
 
 pytestmark = pytest.mark.anyio
 
@@ -183,6 +184,68 @@ async def test_a_server_that_stops_says_so(
     assert entry is not None
     assert json.loads(entry.value)["state"] == "MODEL_STATE_UNLOADED"
     assert caplog.records == []
+
+
+class Unsteady(Scripted):
+    """One whose server goes away, or takes its time to load."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.away = False
+        self.loading = asyncio.Event()
+
+    async def metadata(self, model: str, version: str = "") -> ModelMetadata:
+        if self.away:
+            raise PlaneError(Code.UNAVAILABLE, "cannot reach it")
+        return await super().metadata(model, version)
+
+    async def load(self, model: str, source: ModelSource) -> ModelMetadata:
+        if source.parameters.get("slow"):
+            self.loading.set()
+            await asyncio.Event().wait()
+        return await super().load(model, source)
+
+
+async def test_models_that_come_and_go_by_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(component, "_ANNOUNCE_S", 0.01)
+    backend = Unsteady()
+    async for running in run(Noting(backend)):
+
+        async def until(state: str, running: Running = running) -> None:
+            async with asyncio.timeout(30):
+                while True:
+                    if await running.state("m") == state:
+                        return
+                    await asyncio.sleep(0.01)
+
+        backend.loaded = False
+        await until("UNLOADED")
+        backend.loaded = True
+        await until("LOADED")
+        backend.away = True
+        await until("FAILED")
+        backend.away = False
+        await until("LOADED")
+        assert [told for told in await running.states("m") if told[0] == "FAILED"] == [
+            ("FAILED", "cannot reach it")
+        ]
+
+
+async def test_a_model_that_loads_for_long_holds_up_no_other() -> None:
+    backend = Unsteady()
+    async for running in run(Noting(backend)):
+        slow = LoadModelRequest(model="m", parameters={"slow": "1"})
+        loading = asyncio.create_task(running.client.load_model(slow))
+        await backend.loading.wait()
+        with pytest.raises(PlaneError) as caught:
+            await running.client.unload_model(UnloadModelRequest(model="n"), timeout_s=30)
+        assert caught.value.code is Code.NOT_FOUND
+        # The same one waits for its turn.
+        with pytest.raises(PlaneError) as caught:
+            await running.client.unload_model(UnloadModelRequest(model="m"), timeout_s=0.1)
+        assert caught.value.code is Code.DEADLINE_EXCEEDED
+        loading.cancel()
+        await asyncio.wait([loading])
 
 
 async def test_files_from_the_folder_and_from_objects(embedded: Running, tmp_path: Path) -> None:

@@ -168,9 +168,18 @@ async def test_triton_makes_batches_of_what_comes_together(backend: TritonBacken
     assert after.executions - before.executions < 64
 
 
-async def test_a_batch_that_is_too_large(backend: TritonBackend) -> None:
-    with pytest.raises(PlaneError, match="'A' of add: expected a batch of at most 32, got 33"):
-        await backend.infer("add", numbers("A", "B", rows=33), CTX)
+async def test_batches_that_do_not_do(backend: TritonBackend) -> None:
+    one, many = numbers("A", "B"), numbers("A", "B", rows=33)
+    none = [Tensor.of(name, np.zeros((0, 3), np.float32)) for name in "AB"]
+    for inputs, told in (
+        (many, "'A' of add: expected a batch of 1 to 32, got 33"),
+        (none, "'A' of add: expected a batch of 1 to 32, got 0"),
+        ([one[0], numbers("B", rows=5)[0]], "'B' of add: expected a batch of 2, as 'A' has, got 5"),
+    ):
+        with pytest.raises(PlaneError) as caught:
+            await backend.infer("add", inputs, CTX)
+        assert caught.value.code is Code.INVALID_ARGUMENT
+        assert caught.value.message == f"input {told}"
 
 
 async def test_what_is_not_decoupled_streams_once(backend: TritonBackend) -> None:
@@ -264,6 +273,11 @@ async def test_a_model_from_a_folder(backend: TritonBackend, tmp_path: Path) -> 
     assert caught.value.code is Code.INVALID_ARGUMENT
     with pytest.raises(PlaneError, match="'threads' is unknown"):
         await backend.load("add", ModelSource(parameters={"threads": "2"}))
+    for wrong in ("{nope", "[]", '{"input": 5}'):
+        with pytest.raises(PlaneError, match="'config' is no configuration") as caught:
+            await backend.load("add", ModelSource(parameters={"config": wrong}))
+        assert caught.value.code is Code.INVALID_ARGUMENT
+    assert await backend.ready("add")
 
 
 _TENSORS = {

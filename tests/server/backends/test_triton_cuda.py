@@ -50,6 +50,7 @@ class FakeCuda(ModuleType):
         self.device = 0
         self.taken: dict[int, tuple[int, ctypes.Array[ctypes.c_char]]] = {}
         self.broken = False
+        self._under_way: list[tuple[int, bytes]] = []
         self._handles: dict[int, ctypes.Array[ctypes.c_char]] = {}
 
     def cudaGetErrorString(self, error: Status) -> tuple[Status, bytes]:
@@ -90,12 +91,21 @@ class FakeCuda(ModuleType):
         if self.broken:
             return (Status.cudaErrorMemoryAllocation,)
         if kind == 1:
+            # As with memory that is not pinned: it has been read, and has not arrived.
             assert isinstance(target, int)
-            ctypes.memmove(target, source, size)
+            assert isinstance(source, bytes)
+            self._under_way.append((target, source[:size]))
         else:
             assert isinstance(target, bytearray)
             assert isinstance(source, int)
             target[:] = ctypes.string_at(source, size)
+        return (Status.cudaSuccess,)
+
+    def cudaStreamSynchronize(self, stream: int) -> tuple[Status]:
+        assert stream == 0
+        for target, data in self._under_way:
+            ctypes.memmove(target, data, len(data))
+        self._under_way.clear()
         return (Status.cudaSuccess,)
 
 

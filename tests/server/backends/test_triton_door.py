@@ -95,6 +95,25 @@ async def test_the_answers_of_kserve_say_which_version_ran(triton: TritonServer)
         assert config.model_transaction_policy.decoupled
 
 
+async def test_what_is_not_decoupled_has_one_answer_in_a_stream(triton: TritonServer) -> None:
+    triton.load("add")
+    make: Any = triton_aio.InferenceServerClient
+    sent: list[Any] = [triton_aio.InferInput(name, [1, 2], "FP32") for name in "AB"]
+    for each in sent:
+        each.set_data_from_numpy(np.ones((1, 2), np.float32))
+
+    async def once() -> AsyncIterator[dict[str, Any]]:
+        yield {"model_name": "add", "inputs": sent, "request_id": "one"}
+
+    async with Server(Inference(triton.url), component_options(grpc="127.0.0.1:0")) as server:
+        # What Triton says, its clients are to hear of us.
+        for address in (triton.address, server.grpc_address):
+            async with make(address) as kserve:
+                [(answer, error)] = [each async for each in kserve.stream_infer(once())]
+            assert error is None
+            assert answer.get_response().parameters["triton_final_response"].bool_param
+
+
 async def test_models(client: InferenceClient) -> None:
     await client.unload_model(UnloadModelRequest(model="add"))
     status = await client.model_status(ModelStatusRequest(model="add"))

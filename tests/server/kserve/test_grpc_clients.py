@@ -167,6 +167,8 @@ async def test_outputs_settings_and_sequences(client: Any, served: Served) -> No
     assert left_s <= 9
 
 
+_TYPED_AND_RAW: list[tuple[dict[str, Any], int]] = [({"contents": {}}, 0), ({}, 1)]
+
 REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"model_name": "nobody"}, "NOT_FOUND", "'nobody'"),
     ({"model_name": ""}, "INVALID_ARGUMENT", "model_name is empty"),
@@ -190,6 +192,20 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
         },
         "INVALID_ARGUMENT",
         "send raw_input_contents",
+    ),
+    *(
+        (
+            {
+                "inputs": [
+                    {"name": datatype, "datatype": datatype, "shape": [2, 1 << 62, 0], **contents}
+                ],
+                "raw_input_contents": [b""] * raw,
+            },
+            "INVALID_ARGUMENT",
+            f"tensor '{datatype}'",
+        )
+        for datatype in ("INT8", "BYTES")
+        for contents, raw in _TYPED_AND_RAW
     ),
     ({"parameters": {"priority": {"string_param": "x"}}}, "INVALID_ARGUMENT", "'priority'"),
     (
@@ -232,15 +248,16 @@ async def test_a_model_that_crashes_tells_nothing_of_its_inside(client: Any) -> 
 
 
 async def test_what_triton_has_and_this_has_not(client: Any) -> None:
+    send, settings = "send tensors in the request", "settings of its process"
     calls = [
-        client.get_system_shared_memory_status(),
-        client.register_system_shared_memory("a", "/a", 8),
-        client.unregister_cuda_shared_memory(),
-        client.get_trace_settings(),
-        client.get_log_settings(),
+        (client.get_system_shared_memory_status(), send),
+        (client.register_system_shared_memory("a", "/a", 8), send),
+        (client.unregister_cuda_shared_memory(), send),
+        (client.get_trace_settings(), settings),
+        (client.get_log_settings(), settings),
     ]
-    for call in calls:
-        with pytest.raises(InferenceServerException, match="send tensors in the request") as caught:
+    for call, told in calls:
+        with pytest.raises(InferenceServerException, match=told) as caught:
             await call
         assert caught.value.status() == "StatusCode.UNIMPLEMENTED"
 
@@ -264,6 +281,16 @@ async def test_a_decoupled_stream(client: Any) -> None:
     finals = [each.parameters["triton_final_response"].bool_param for each in got]
     assert finals == [False, False, True]
     assert [len(each.outputs) for each in got] == [1, 1, 0]
+
+
+async def test_what_is_not_decoupled_has_one_answer_in_a_stream(client: Any) -> None:
+    for model in ("echo", "both"):
+        sent: Any = aio_client.InferInput("INT8", [1, 2], "INT8")
+        sent.set_data_from_numpy(np.array([[1, 2]], np.int8))
+        [(answer, error)] = await stream(client, {"model_name": model, "inputs": [sent]})
+        assert error is None
+        assert answer.as_numpy("INT8_BACK").tolist() == [[1, 2]]
+        assert answer.get_response().parameters["triton_final_response"].bool_param
 
 
 async def test_a_stream_of_many_requests_at_once(client: Any, served: Served) -> None:

@@ -92,6 +92,8 @@ async def test_loading_and_unloading(client: Any, served: Served) -> None:
     assert (await client.get_model_repository_index())[1]["state"] == "UNAVAILABLE"
     await client.load_model("echo", config='{"a": 1}')
     assert served[1].loads == [("echo", "", {"config": '{"a": 1}'})]
+    with pytest.raises(InferenceServerException, match="brings a file"):
+        await client.load_model("echo", config="{}", files={"file:1/model": b"x"})
     with pytest.raises(InferenceServerException) as caught:
         await client.load_model("nobody")
     assert (caught.value.status(), caught.value.message()) == (
@@ -178,7 +180,14 @@ async def test_json_as_a_person_writes_it(http: httpx.AsyncClient) -> None:
     assert (await http.get("/v2/nothing")).status_code == 404
     assert (await http.get("/v2")).json()["name"] == "protoplane"
     assert (await http.get("/v2/models/ec%68o")).json()["name"] == "echo"
-    assert (await http.get("/v2/models/nobody/ready")).status_code == 400
+    for path, status, document in (
+        ("health/live", 200, {"live": True}),
+        ("health/ready", 200, {"ready": True}),
+        ("models/echo/ready", 200, {"name": "echo", "ready": True}),
+        ("models/nobody/ready", 400, {"name": "nobody", "ready": False}),
+    ):
+        answer = await http.get(f"/v2/{path}")
+        assert (answer.status_code, answer.json()) == (status, document)
     wrong = await http.get("/v2/models/echo/infer")
     assert (wrong.status_code, wrong.headers["allow"]) == (405, "POST")
     assert "takes POST" in wrong.json()["error"]

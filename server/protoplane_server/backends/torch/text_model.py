@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import AsyncGenerator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
@@ -67,11 +68,13 @@ def load_llama(settings: TorchSettings) -> LoadedLlama:
         PlaneError: INVALID_ARGUMENT for files that are no model, FAILED_PRECONDITION where the
             device is not there, RESOURCE_EXHAUSTED where it has not the memory.
     """
-    device = settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    gpus = torch.cuda.device_count()
+    device = settings.device or ("cuda" if gpus else "cpu")
     on_gpu = device.startswith("cuda")
-    if on_gpu and not torch.cuda.is_available():
+    if on_gpu and int(device.removeprefix("cuda").lstrip(":") or 0) >= gpus:
+        there_are = f"there are {gpus}, from cuda:0 on" if gpus else "use 'cpu'"
         raise PlaneError(
-            Code.FAILED_PRECONDITION, f"there is no GPU for the device {device!r}; use 'cpu'"
+            Code.FAILED_PRECONDITION, f"there is no GPU for the device {device!r}; {there_are}"
         )
     dtypes = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
     dtype = dtypes[settings.dtype or ("bfloat16" if on_gpu else "float32")]
@@ -98,6 +101,9 @@ def _fitting(config: LlamaConfig, dtype: torch.dtype, device: str) -> int:
     """How many blocks a cache has where nobody says."""
     if not device.startswith("cuda"):
         return DEFAULT_BLOCKS
+    # What a model had that is gone by now, PyTorch keeps for itself, or Python for the collector.
+    gc.collect()
+    torch.cuda.empty_cache()
     free, _ = torch.cuda.mem_get_info(device)
     return max(1, int(_SHARE * free) // KvCache.block_bytes(config, dtype))
 

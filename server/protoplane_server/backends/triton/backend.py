@@ -36,6 +36,7 @@ from protoplane_server.backends.triton.cuda_memory import CudaRegion, why_no_cud
 from protoplane_server.backends.triton.errors import QUEUE_FULL, error_of_words, is_lost_region
 from protoplane_server.backends.triton.messages import FINAL, InferCall, read_tensors
 from protoplane_server.backends.triton.model import CAPABILITIES, TritonModel
+from protoplane_server.backends.triton.region_owner import RegionOwner, is_orphan
 from protoplane_server.backends.triton.repository import as_parameters, load_parameters
 from protoplane_server.backends.triton.settings import TritonSettings
 from protoplane_server.backends.triton.shared_memory import Region, SharedRegions
@@ -55,6 +56,8 @@ _UNLOAD_S = 120.0
 _RETRY_S = 0.1
 """When to try again at a full queue, in seconds, where nothing was answered yet."""
 
+_CAN = BackendCapabilities(CAPABILITIES, loading=True, sources=True)
+
 _CHANGED = frozenset({Code.NOT_FOUND, Code.INVALID_ARGUMENT, Code.UNIMPLEMENTED, Code.UNAVAILABLE})
 """What a model may answer that is not any more as it was when it was asked about itself."""
 
@@ -73,17 +76,19 @@ class TritonBackend(PartialBackend):
 
     def __init__(self, settings: TritonSettings) -> None:
         self._settings = settings
+        self._shared_min = settings.shared_memory_min_bytes
         self._connection: Connection | None = None
         self._catalog: Catalog | None = None
         self._system: SharedRegions | None = None
         self._cuda: SharedRegions | None = None
+        self._owner: RegionOwner | None = None
         self._counters: defaultdict[str, ModelCounters] = defaultdict(ModelCounters)
         self._took_s: dict[str, float] = {}
 
     @property
     def capabilities(self) -> BackendCapabilities:
         """Tensors, once or in streams; Triton makes batches by itself."""
-        return BackendCapabilities(CAPABILITIES, loading=True, sources=True)
+        return _CAN
 
     @property
     def shares_memory(self) -> bool:
@@ -107,10 +112,11 @@ class TritonBackend(PartialBackend):
         try:
             await connection.ask("ServerLive", _ASK_S)
             if self._settings.shared_memory_min_bytes:
-                self._system = await self._usable(connection, SystemRegion)
+                self._system = await self._usable_system(connection)
                 self._cuda = await self._usable_cuda(connection)
         except BaseException:
             self._system = self._cuda = None
+            self._disown()
             await connection.close()
             raise
         self._catalog = Catalog(connection, _ASK_S)
@@ -127,6 +133,7 @@ class TritonBackend(PartialBackend):
                 for pool in pools:
                     await pool.close()
             finally:
+                self._disown()
                 await connection.close()
 
     async def live(self) -> bool:
@@ -181,11 +188,12 @@ class TritonBackend(PartialBackend):
             found = await self._checked(found, version, inputs, outputs)
             call = InferCall(found, version, inputs, outputs, ctx, timeout_s)
             pool = self._pool(found)
-            region = None if pool is None else await self._region(pool, call)
-            if pool is None or region is None:
-                response = await self._answer(call, call.message())
-                return read_tensors(response, call)
-            return await self._infer_shared(call, pool, region)
+            if pool is not None and (wanted := call.shared_bytes(self._shared_min)):
+                region = await _region(pool, wanted)
+                if region is not None:
+                    return await self._infer_shared(call, pool, region)
+            response = await self._answer(call, call.message())
+            return read_tensors(response, call)
 
     async def stream(
         self,
@@ -254,7 +262,7 @@ class TritonBackend(PartialBackend):
     ) -> Sequence[Tensor]:
         over = False
         try:
-            request = call.message(region, self._settings.shared_memory_min_bytes)
+            request = call.message(region, self._shared_min)
             response = await self._answer(call, request)
             tensors = read_tensors(response, call, request, region)
             over = True
@@ -382,30 +390,47 @@ class TritonBackend(PartialBackend):
             return self._cuda
         return self._system
 
-    async def _region(self, pool: SharedRegions, call: InferCall) -> Region | None:
-        wanted = call.shared_bytes(self._settings.shared_memory_min_bytes)
-        if not wanted:
-            return None
-        try:
-            return await pool.take(wanted)
-        except (OSError, PlaneError):
-            # There is the connection.
-            return None
-
     async def _usable(
-        self, connection: Connection, make: Callable[[int], Region]
+        self, connection: Connection, kind: str, make: Callable[[int], Region]
     ) -> SharedRegions | None:
         """Regions of a kind, where Triton takes them."""
 
         async def register(region: Region) -> None:
-            method = f"{region.kind}SharedMemoryRegister"
-            await connection.ask(method, _ASK_S, **region.registration())
+            await connection.ask(f"{kind}SharedMemoryRegister", _ASK_S, **region.registration())
 
-        async def unregister(region: Region) -> None:
-            await connection.ask(f"{region.kind}SharedMemoryUnregister", _ASK_S, name=region.name)
+        async def unregister(name: str) -> None:
+            await connection.ask(f"{kind}SharedMemoryUnregister", _ASK_S, name=name)
 
         pool = SharedRegions(make, register, unregister, self._settings.shared_memory_max_bytes)
         return pool if await pool.usable() else None
+
+    async def _usable_system(self, connection: Connection) -> SharedRegions | None:
+        try:
+            owner = self._owner = RegionOwner()
+        except OSError:
+            return None
+
+        def make(size: int) -> Region:
+            return SystemRegion(size, owner.next_name())
+
+        pool = await self._usable(connection, SystemRegion.kind, make)
+        if pool is None:
+            self._disown()
+            return None
+        try:
+            status = await connection.ask("SystemSharedMemoryStatus", _ASK_S)
+        except PlaneError:
+            return pool
+        orphans = [name for name in status.regions if is_orphan(name)]
+        if orphans:
+            _log.info("Triton has shared memory of processes that have ended: %d", len(orphans))
+            pool.adopt(orphans)
+        return pool
+
+    def _disown(self) -> None:
+        owner, self._owner = self._owner, None
+        if owner is not None:
+            owner.close()
 
     async def _usable_cuda(self, connection: Connection) -> SharedRegions | None:
         device = self._settings.cuda_device
@@ -414,7 +439,7 @@ class TritonBackend(PartialBackend):
         if why := await asyncio.to_thread(why_no_cuda, device):
             _log.debug("no memory of a GPU is shared with Triton: %s", why)
             return None
-        pool = await self._usable(connection, partial(CudaRegion, device=device))
+        pool = await self._usable(connection, CudaRegion.kind, partial(CudaRegion, device=device))
         if pool is None:
             _log.info("Triton takes no memory of GPU %d; tensors go another way", device)
         return pool
@@ -445,16 +470,33 @@ class TritonBackend(PartialBackend):
         return self._catalog
 
 
+async def _region(pool: SharedRegions, wanted: int) -> Region | None:
+    try:
+        return await pool.take(wanted)
+    except (OSError, PlaneError):
+        # There is the connection.
+        return None
+
+
 def _check(model: TritonModel, inputs: Sequence[Tensor], outputs: Sequence[str]) -> None:
     metadata = model.metadata
     match_inputs(metadata.name, metadata.inputs, inputs)
-    if metadata.max_batch_size:
+    most = metadata.max_batch_size
+    if most and inputs:
+        rows = inputs[0].shape[0]
         for tensor in inputs:
-            if tensor.shape[0] > metadata.max_batch_size:
+            got = tensor.shape[0]
+            if not 0 < got <= most:
                 raise PlaneError(
                     Code.INVALID_ARGUMENT,
-                    f"input {tensor.name!r} of {metadata.name}: expected a batch of at most "
-                    f"{metadata.max_batch_size}, got {tensor.shape[0]}",
+                    f"input {tensor.name!r} of {metadata.name}: expected a batch of 1 to {most}, "
+                    f"got {got}",
+                )
+            if got != rows:
+                raise PlaneError(
+                    Code.INVALID_ARGUMENT,
+                    f"input {tensor.name!r} of {metadata.name}: expected a batch of {rows}, as "
+                    f"{inputs[0].name!r} has, got {got}",
                 )
     for name in outputs:
         if all(name != spec.name for spec in metadata.outputs):

@@ -20,6 +20,9 @@ from protoplane_server.backends.triton.shared_memory import Region
 
 _log = logging.getLogger("protoplane.server")
 
+_DEFAULT_STREAM = 0
+"""The stream of ``cudaMemcpy``. Source: CUDA Runtime API, "API synchronization behavior"."""
+
 
 class CudaError(OSError):
     """What CUDA says went wrong."""
@@ -119,6 +122,9 @@ class CudaRegion(Region):
         try:
             with _device(self._runtime, self._device):
                 _done(self._runtime, self._runtime.cudaMemcpy, target, source, size, direction)
+                # From memory of the host that is not pinned a copy "returns" once CUDA has read
+                # that, and the GPU may get it later; another process knows nothing of our stream.
+                _done(self._runtime, self._runtime.cudaStreamSynchronize, _DEFAULT_STREAM)
         except CudaError as error:
             raise PlaneError(
                 Code.INTERNAL,

@@ -22,7 +22,8 @@ _ANY_SIZE = (Datatype.BYTES,)
 _DATATYPES = {str(each): each for each in Datatype}
 
 
-@dataclass(frozen=True, slots=True)
+# Not frozen, though nobody changes one: that would make it three times as dear to make.
+@dataclass(slots=True, eq=False)
 class InferCall:
     """What is asked of a model.
 
@@ -44,10 +45,16 @@ class InferCall:
 
     def shared_bytes(self, min_bytes: int) -> int:
         """Room that its large tensors want in shared memory; 0 where it has none."""
-        sizes = [tensor.size_bytes or 0 for tensor in self.inputs]
+        total = 0
+        for tensor in self.inputs:
+            size = tensor.size_bytes or 0
+            if size >= min_bytes:
+                total += aligned(size)
         if not self.model.decoupled and self.model.sized:
-            sizes += self._output_sizes().values()
-        return sum(aligned(size) for size in sizes if size >= min_bytes)
+            total += sum(
+                aligned(size) for size in self._output_sizes().values() if size >= min_bytes
+            )
+        return total
 
     def message(self, region: Region | None = None, min_bytes: int = 0) -> Any:
         """The ``ModelInferRequest``.

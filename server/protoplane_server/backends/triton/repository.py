@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from google.protobuf import json_format, text_format
 
@@ -65,12 +66,24 @@ def as_parameters(settings: dict[str, str]) -> dict[str, Any]:
     """Settings of a load, of which Triton has one: ``config``, a configuration as JSON.
 
     Raises:
-        PlaneError: INVALID_ARGUMENT for another.
+        PlaneError: INVALID_ARGUMENT for another, and for a configuration that is none.
     """
-    for name in settings:
+    for name, value in settings.items():
         if name != "config":
             raise PlaneError(
                 Code.INVALID_ARGUMENT,
                 f"parameter {name!r} is unknown; Triton takes 'config', the configuration as JSON",
             )
+        # Triton itself would say that there is no such model.
+        try:
+            given: object = json.loads(value)
+            if not isinstance(given, dict):
+                raise TypeError("it is no object")
+            fields = cast("dict[str, Any]", given)
+            json_format.ParseDict(fields, config_messages.ModelConfig(), ignore_unknown_fields=True)
+        except (TypeError, ValueError, RecursionError, json_format.ParseError) as error:
+            raise PlaneError(
+                Code.INVALID_ARGUMENT,
+                f"parameter 'config' is no configuration of a model as JSON: {error}",
+            ) from error
     return {name: _parameter(string_param=value) for name, value in settings.items()}

@@ -10,13 +10,14 @@ import os
 import secrets
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from time import monotonic
 from typing import ClassVar
 
-from protoplane_base import PlaneError
+from protoplane_base import Code, PlaneError
 from protoplane_server.backends.tensors import Tensor
+from protoplane_server.backends.triton.region_owner import forget_orphan
 
 _SMALLEST_BYTES = 2 << 20  # What CUDA shares it shares in pieces of that size.
 _ALIGNED_BYTES = 64
@@ -30,6 +31,7 @@ class Region(ABC):
 
     Args:
         size: Its length in bytes.
+        name: What Triton is to call it; made up where absent.
 
     Attributes:
         kind: What stands before ``SharedMemoryRegister`` in the names of Triton's rpcs.
@@ -41,8 +43,8 @@ class Region(ABC):
 
     __slots__ = ("_used", "name", "size")
 
-    def __init__(self, size: int) -> None:
-        self.name = f"protoplane-{os.getpid()}-{secrets.token_hex(8)}"
+    def __init__(self, size: int, name: str = "") -> None:
+        self.name = name or f"protoplane-{os.getpid()}-{secrets.token_hex(8)}"
         self.size = size
         self._used = 0
 
@@ -95,7 +97,7 @@ class SharedRegions:
     Args:
         make: Makes a region of so many bytes; OSError where the machine has no room for it.
         register: Tells Triton of a region.
-        unregister: Tells it to let go of a region.
+        unregister: Tells it to let go of a region, by its name.
         max_bytes: Most that they take together.
     """
 
@@ -103,7 +105,7 @@ class SharedRegions:
         self,
         make: Callable[[int], Region],
         register: Callable[[Region], Awaitable[None]],
-        unregister: Callable[[Region], Awaitable[None]],
+        unregister: Callable[[str], Awaitable[None]],
         max_bytes: int,
     ) -> None:
         self._make = make
@@ -114,6 +116,7 @@ class SharedRegions:
         self._free: list[Region] = []
         self._left: deque[tuple[float, Region]] = deque()
         self._known: set[Region] = set()
+        self._orphans: deque[tuple[float, str]] = deque()
 
     @property
     def taken_bytes(self) -> int:
@@ -150,17 +153,26 @@ class SharedRegions:
         self._bytes += rounded
         try:
             made = self._make(rounded)
-            try:
-                await self._register(made)
-            except BaseException:
-                made.close()
-                raise
         except BaseException:
             self._bytes -= rounded
+            raise
+        try:
+            await self._register(made)
+        except BaseException as error:
+            if isinstance(error, PlaneError) and error.code is not Code.DEADLINE_EXCEEDED:
+                made.close()
+                self._bytes -= rounded
+            else:
+                # Nobody waited for what it says: it may have it.
+                self._set_aside(made)
             raise
         made.hide()
         self._known.add(made)
         return made
+
+    def adopt(self, names: Iterable[str]) -> None:
+        """Have Triton let go of regions whose owner has ended, once no request is at them."""
+        self._orphans.extend((monotonic() + LEFT_S, name) for name in names)
 
     def give_back(self, region: Region) -> None:
         """Its request is over."""
@@ -172,11 +184,11 @@ class SharedRegions:
 
     def leave(self, region: Region) -> None:
         """Its request was left, and Triton may still be at it: nobody is to use it again."""
-        region.leave()
         if region in self._known:
             self._known.discard(region)
-            self._left.append((monotonic() + LEFT_S, region))
+            self._set_aside(region)
         else:
+            region.leave()
             region.close()
 
     def forget(self) -> None:
@@ -185,6 +197,7 @@ class SharedRegions:
             region.close()
         self._free.clear()
         self._left.clear()
+        self._orphans.clear()
         self._known.clear()
         self._bytes = 0
 
@@ -196,6 +209,10 @@ class SharedRegions:
         self._left.clear()
         self.forget()
 
+    def _set_aside(self, region: Region) -> None:
+        region.leave()
+        self._left.append((monotonic() + LEFT_S, region))
+
     async def _drop(self, region: Region) -> None:
         self._known.discard(region)
         self._bytes -= region.size
@@ -206,11 +223,16 @@ class SharedRegions:
             _, region = self._left.popleft()
             self._bytes -= region.size
             await self._part(region)
+        while self._orphans and self._orphans[0][0] <= monotonic():
+            _, name = self._orphans.popleft()
+            with suppress(PlaneError):
+                await self._unregister(name)
+            forget_orphan(name)
 
     async def _part(self, region: Region) -> None:
         try:
             with suppress(PlaneError):  # One that is away has nothing to let go of.
-                await self._unregister(region)
+                await self._unregister(region.name)
         finally:
             region.close()
 

@@ -8,15 +8,13 @@ from __future__ import annotations
 import mmap
 import os
 from contextlib import suppress
-from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 
 from protoplane_server.backends.tensors import Datatype, Tensor
+from protoplane_server.backends.triton.region_owner import FOLDER
 from protoplane_server.backends.triton.shared_memory import Region
-
-_FOLDER = Path("/dev/shm")  # noqa: S108  # where POSIX shared memory is
 
 
 class SystemRegion(Region):
@@ -24,6 +22,7 @@ class SystemRegion(Region):
 
     Args:
         size: Its length in bytes.
+        name: What Triton is to call it; made up where absent.
 
     Raises:
         OSError: There is no room for it.
@@ -33,9 +32,9 @@ class SystemRegion(Region):
 
     __slots__ = ("_memory", "_path")
 
-    def __init__(self, size: int) -> None:
-        super().__init__(size)
-        self._path = _FOLDER / self.name
+    def __init__(self, size: int, name: str = "") -> None:
+        super().__init__(size, name)
+        self._path = FOLDER / self.name
         file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
             # The memory itself, not the promise of it, whose breach would be a SIGBUS.
