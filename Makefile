@@ -8,6 +8,8 @@ VENV_MOTO ?= .venv-moto
 PROTOBUF7 ?= 7.36.2
 # What plays S3 for the tests; it needs an older python-dateutil than the main environment has.
 MOTO ?= 5.2.5
+# What an install compiles, and what compiles it; where one is newer, install again.
+COMPILED := hatch_build.py components/protoplane_components/kv_router/speedups.c
 # For one test: make pytest PYTEST_ARGS='-n 0 tests/base -k duration'
 PYTEST_ARGS ?= -n auto
 
@@ -38,7 +40,7 @@ help: ## Show this list
 .PHONY: install
 install: $(VENV)/.installed ## Make .venv: everything light and the development tools
 
-$(VENV)/.installed: pyproject.toml constraints.txt
+$(VENV)/.installed: pyproject.toml constraints.txt $(COMPILED)
 	$(call heading,install into $(VENV))
 	$(call new-venv,$(VENV))
 	$(call pip-install,$(VENV)) -e '.[all]' --group dev -c constraints.txt
@@ -149,7 +151,7 @@ torch: $(VENV_TORCH)/.installed ## Test and measure the PyTorch backend, in an e
 	@$(VENV_TORCH)/bin/python bench/backends_torch.py
 
 # The constraints hold nothing of torch, transformers and what they bring, which is too much.
-$(VENV_TORCH)/.installed: pyproject.toml constraints.txt Makefile
+$(VENV_TORCH)/.installed: pyproject.toml constraints.txt Makefile $(COMPILED)
 	$(call heading,install into $(VENV_TORCH))
 	$(call new-venv,$(VENV_TORCH))
 	$(call pip-install,$(VENV_TORCH)) -e '.[inference,nats,objects,openai,router,server,torch,triton]' --group test rich transformers uvloop -c constraints.txt
@@ -234,4 +236,5 @@ constraints: ## Look up the newest versions that fit together and write constrai
 .PHONY: clean
 clean: ## Remove environments, caches and builds
 	rm -rf $(VENV) $(VENV_PB7) $(VENV_TORCH) $(VENV_LLAMA) .venv-triton $(BUILD) dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -f components/protoplane_components/kv_router/*.so
 	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +

@@ -8,9 +8,8 @@ too. The load comes from plain sockets, see `http_load`.
     python bench/router_http.py [--full]
 
 ``turns`` are conversations of which the router was asked before, with one more block each time;
-``unseen`` are prompts of which it knows the system prompt, and the rest is new. Ours keeps what it
-read lately, so these differ; to Dynamo they are the same. Dynamo's service is told to log errors
-only: as it comes it logs a line for each choice, and is slower.
+``unseen`` are prompts of which it knows the system prompt, and the rest is new. Dynamo's service is
+told to log errors only: as it comes it logs a line for each choice, and is slower.
 """
 
 from __future__ import annotations
@@ -45,7 +44,7 @@ TOKENS = 2048
 SYSTEM = 256
 CONVERSATIONS = 16
 TURNS = 8
-# More than ours remembers.
+# More than anybody may remember.
 UNSEEN = 6000
 CONCURRENCIES = (1, 32)
 DEPTHS = [SYSTEM // BLOCK_SIZE] * 26 + [32, 32, 64, 64, 96, 112]

@@ -99,18 +99,20 @@ class Factors(click.ParamType[tuple[float, ...]]):
         return factors
 
 
-class PageFile(click.ParamType[Path]):
-    """A file that ends in ``.html``."""
+class PlotFile(click.ParamType[Path]):
+    """A file that ends in ``.html`` or ``.png``."""
 
-    name = "file.html"
+    name = "file.html|file.png"
 
     def convert(
         self, value: object, param: click.Parameter | None, ctx: click.Context | None
     ) -> Path:
         """Check the ending."""
         path = Path(str(value))
-        if path.suffix != ".html":
-            self.fail(f"{path} does not end in .html", param, ctx)
+        if path.suffix not in (".html", ".png"):
+            self.fail(f"{path} ends neither in .html nor in .png", param, ctx)
+        if not path.parent.is_dir():
+            self.fail(f"there is no folder {path.parent}", param, ctx)
         return path
 
 
@@ -158,7 +160,13 @@ class PageFile(click.ParamType[Path]):
 @click.option("--first", type=click.IntRange(min=1), help="Replay only so many requests.")
 @click.option("--seed", default=0, show_default=True, help="Of what policies leave to chance.")
 @click.option("--json", "plain", is_flag=True, help="Print one JSON object.")
-@click.option("--plot", type=PageFile(), help="Draw the distributions and loads into this page.")
+@click.option(
+    "--plot",
+    "plots",
+    type=PlotFile(),
+    multiple=True,
+    help="Draw the distributions and loads into this page or picture; again for both.",
+)
 def replay_command(
     *,
     trace: Path,
@@ -173,7 +181,7 @@ def replay_command(
     first: int | None,
     seed: int,
     plain: bool,
-    plot: Path | None,
+    plots: tuple[Path, ...],
 ) -> None:
     """Replay TRACE with simulated engines, and compare what policies make of it.
 
@@ -182,6 +190,8 @@ def replay_command(
     an hour of the trace takes seconds, and the figures are the same on every machine.
     """
     with terminal.errors():
+        # What is missing is said before anybody waits for the replay.
+        drawn = {plot: _drawing(plot) for plot in plots}
         requests = read_trace(trace, trace_block_size)[:first]
         size = block_size or trace_block_size
         engine = EngineOptions(
@@ -205,10 +215,9 @@ def replay_command(
                         progress.update(task, completed=count)
 
                     reports.append(replay(requests, policy, dispatch, options, come))
-        if plot is not None:
-            heading = f"Replay of {trace.name} over {workers} workers"
-            page = replay_page(heading, _about(facts, trace_block_size), reports)
-            plot.write_text(page, encoding="utf-8")
+        heading = f"Replay of {trace.name} over {workers} workers"
+        for plot, draw in drawn.items():
+            plot.write_bytes(draw(heading, _about(facts, trace_block_size), reports))
     if plain:
         runs = [report.to_dict() for report in reports]
         click.echo(json.dumps({"trace": facts, "runs": runs}))
@@ -216,8 +225,17 @@ def replay_command(
     for speedup in speedups:
         click.echo(f"\n{workers} workers, speed-up {speedup:g}")
         Console().print(_table([report for report in reports if report.speedup == speedup]))
-    if plot is not None:
+    for plot in plots:
         click.echo(f"drawn into {plot}")
+
+
+def _drawing(plot: Path) -> Callable[[str, str, Sequence[ReplayReport]], bytes]:
+    """What draws into a file."""
+    if plot.suffix == ".png":
+        from protoplane_components.mocker.picture import replay_picture
+
+        return replay_picture
+    return lambda title, about, reports: replay_page(title, about, reports).encode()
 
 
 def _facts(requests: Sequence[TraceRequest]) -> dict[str, float]:

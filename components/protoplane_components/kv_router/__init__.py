@@ -26,7 +26,7 @@ if TYPE_CHECKING:
         UnknownParentError,
     )
     from protoplane_components.kv_router.load import Load, LoadTable, Reservation
-    from protoplane_components.kv_router.policies import Judgement, Policy, View
+    from protoplane_components.kv_router.policies import Costs, Judgement, Policy, View
     from protoplane_components.kv_router.router import Router
     from protoplane_components.kv_router.selection import Request, Score, Selection, Worker
 
@@ -34,6 +34,7 @@ __all__ = [
     "Admission",
     "ApproximateIndex",
     "CostWeights",
+    "Costs",
     "Judgement",
     "KvIndex",
     "KvPolicy",
@@ -66,7 +67,7 @@ _MODULES = {
     "hashing": ("block_hashes", "sequence_hashes"),
     "index": ("KvIndex", "Overlap", "Target", "Tier", "UnknownParentError"),
     "load": ("Load", "LoadTable", "Reservation"),
-    "policies": ("Judgement", "Policy", "View"),
+    "policies": ("Costs", "Judgement", "Policy", "View"),
     "router": ("Router",),
     "selection": ("Request", "Score", "Selection", "Worker"),
 }

@@ -14,7 +14,7 @@ from google.rpc.error_details_pb2 import RetryInfo
 from numpy.typing import NDArray
 
 from protoplane_base import Code, PlaneError
-from protoplane_components.kv_router.load import LoadTable
+from protoplane_components.kv_router.load import Figures
 
 T = TypeVar("T")
 
@@ -50,8 +50,10 @@ class Admission:
     order: QueueOrder = QueueOrder.FCFS
     aging_tokens_per_s: float = 10_000.0
 
-    def busy(self, loads: LoadTable) -> NDArray[np.bool_] | None:
+    def busy(self, loads: Figures) -> NDArray[np.bool_] | None:
         """Which targets are too busy; `None` where nothing is limited."""
+        if self.max_prefill_tokens is self.max_active_requests is self.max_decode_blocks is None:
+            return None
         limits = (
             (self.max_prefill_tokens, loads.prefill_tokens),
             (self.max_active_requests, loads.active_requests),

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from protoplane_base import Code, PlaneError
 from protoplane_components.kv_router.hashing import Hashes, prefix_keys
 from protoplane_components.kv_router.index import KvIndex, Overlap, Target
+from protoplane_components.kv_router.levels import Levels, by_target
 
 
 class ApproximateIndex:
@@ -71,12 +72,12 @@ class ApproximateIndex:
 
     def find(self, hashes: Hashes) -> dict[Target, Overlap]:
         """How much of a prompt each target should still have, of those that should have some."""
-        return self.find_keys(prefix_keys(hashes))
+        return by_target(self.levels(prefix_keys(hashes)))
 
-    def find_keys(self, keys: NDArray[np.uint64]) -> dict[Target, Overlap]:
-        """Like `find`, by keys of the prompt's prefixes."""
+    def levels(self, keys: NDArray[np.uint64]) -> Levels:
+        """Like `find`, by keys of the prompt's prefixes, and by how much it is."""
         self._lapse(self._clock())
-        return self._index.find_keys(keys)
+        return self._index.levels(keys)
 
     def count(self, target: Target) -> int:
         """How many blocks a target should have."""

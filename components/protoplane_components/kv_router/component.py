@@ -8,11 +8,11 @@ import secrets
 import time
 from collections.abc import AsyncIterable, AsyncIterator, Collection, Mapping
 from contextlib import AsyncExitStack
-from dataclasses import replace
 from operator import attrgetter
 from typing import Self
 
 import numpy as np
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from protoplane.router.v1 import (
@@ -59,11 +59,11 @@ from protoplane_components.kv_router.conversion import (
 from protoplane_components.kv_router.explaining import FORMULA, steps
 from protoplane_components.kv_router.feeding import IndexFeed, kept_up
 from protoplane_components.kv_router.following import Course, KvFollower
-from protoplane_components.kv_router.index import KvIndex, Overlap, Target
+from protoplane_components.kv_router.index import KvIndex, Target
+from protoplane_components.kv_router.levels import Levels
 from protoplane_components.kv_router.membership import Member
 from protoplane_components.kv_router.metrics import IndexMetrics, RouterMetrics
-from protoplane_components.kv_router.prompts import RecentPrompts
-from protoplane_components.kv_router.reading import PromptReader
+from protoplane_components.kv_router.reading import prompt_reader
 from protoplane_components.kv_router.replicas import Replicas
 from protoplane_components.kv_router.router import Router
 from protoplane_components.kv_router.selection import Request
@@ -72,14 +72,19 @@ from protoplane_components.kv_router.settings import (
     TOKENIZER,
     WORKERS,
     WORKERS_WITHOUT_EVENTS,
+    admission,
     block_size,
     shard_count,
+    weights,
 )
 from protoplane_components.kv_router.shards import Shards
 from protoplane_components.kv_router.snapshots import Restoring, dump
 from protoplane_components.kv_router.tokenizing import named_tokenizer
 from protoplane_server import Context, Host
 from protoplane_server.http.reading import JsonReader
+
+# Of the year 9999, the last that a timestamp can say.
+_LAST_SECOND = 253_402_300_799
 
 
 class KvRouter(KvRouterService):
@@ -152,12 +157,12 @@ class KvRouter(KvRouterService):
 
     def json_readers(self) -> Mapping[str, JsonReader]:
         """What reads requests with long prompts from JSON; the HTTP door asks for it."""
-        reader = PromptReader(RecentPrompts(self.router.block_size)).reader
+        size, routed = self.router.block_size, attrgetter("request")
         return {
-            "Select": reader(SelectRequest, attrgetter("request")),
-            "SelectAndReserve": reader(SelectAndReserveRequest, attrgetter("request")),
-            "Explain": reader(ExplainRequest, attrgetter("request")),
-            "Query": reader(QueryRequest, lambda request: request),
+            "Select": prompt_reader(SelectRequest, routed, size),
+            "SelectAndReserve": prompt_reader(SelectAndReserveRequest, routed, size),
+            "Explain": prompt_reader(ExplainRequest, routed, size),
+            "Query": prompt_reader(QueryRequest, lambda request: request, size),
         }
 
     def hosted(self, host: Host) -> None:
@@ -185,6 +190,7 @@ class KvRouter(KvRouterService):
                 name=host.name.rpartition("/")[2],
                 interval_s=self._replica_interval_s,
                 release=self.router.release,
+                prefill_completed=self.router.prefill_completed,
             )
         host.metrics.register(RouterMetrics(self))
         host.metrics.register(IndexMetrics(self._feed))
@@ -210,7 +216,9 @@ class KvRouter(KvRouterService):
 
     async def select(self, request: SelectRequest, ctx: Context) -> SelectResponse:
         """Pick a worker."""
-        asked = await self._asked(request.request)
+        asked = self._asked(request.request)
+        if self._shards is not None:
+            asked = await self._looked_up(asked, self._shards)
         scores = not (request.request and request.request.omit_scores)
         return SelectResponse(selection=selection_of(self.router.select(asked), scores=scores))
 
@@ -218,13 +226,15 @@ class KvRouter(KvRouterService):
         self, request: SelectAndReserveRequest, ctx: Context
     ) -> SelectAndReserveResponse:
         """Pick a worker, and count the request."""
-        asked = await self._asked(request.request)
+        asked = self._asked(request.request)
+        if self._shards is not None:
+            asked = await self._looked_up(asked, self._shards)
         if not asked.id:
             # Replicas must not give the same.
             asked = replace(asked, id=secrets.token_hex(8))
         began = time.monotonic()
         reservation, selection = await self.router.acquire(
-            asked, lease_s=lease_s(request.lease), timeout_s=ctx.time_remaining_s()
+            asked, lease_s=lease_s(request.lease), timeout_s=_patience_s(ctx.time_remaining_s())
         )
         if self._replicas is not None:
             self._replicas.changed(reservation)
@@ -262,7 +272,9 @@ class KvRouter(KvRouterService):
 
     async def query(self, request: QueryRequest, ctx: Context) -> QueryResponse:
         """Tell what of a prompt is cached where."""
-        asked = await self._looked_up(query_of(request, self._tokenizer))
+        asked = query_of(request, self._tokenizer)
+        if self._shards is not None:
+            asked = await self._looked_up(asked, self._shards)
         able = self._feed.membership.of_model(request.model, ())
         there = self.router.loads
         found = [
@@ -348,35 +360,32 @@ class KvRouter(KvRouterService):
 
     async def explain(self, request: ExplainRequest, ctx: Context) -> ExplainResponse:
         """Tell why a request goes where it goes."""
-        selection = self.router.select(await self._asked(request.request))
+        asked = self._asked(request.request)
+        if self._shards is not None:
+            asked = await self._looked_up(asked, self._shards)
+        selection = self.router.select(asked)
         return ExplainResponse(
             selection=selection_of(selection, scores=True),
             steps=steps(selection, self.router, warm=self.router.index_ready),
             formula=FORMULA,
         )
 
-    async def _asked(self, message: RoutingRequest | None) -> Request:
-        """A request, with whether the index is ready for it noted at the router."""
+    def _asked(self, message: RoutingRequest | None) -> Request:
+        """A request, with how things are noted at the router."""
         pinned: Collection[str] = ()
         if message is not None:
             pinned = self._feed.membership.of_model(message.model, message.pinned_workers)
         if self._replicas is not None:
             self.router.replicas = 1 + len(self._replicas.peers)
-        asked = request_of(message, self._tokenizer, pinned)
-        if self._shards is not None:
-            asked = await self._looked_up(asked)
-            self.router.index_ready = asked.overlaps is not None
-        else:
-            self.router.index_ready = self._feed.warm
-        return asked
+        self.router.index_ready = self._feed.warm
+        return request_of(message, self._tokenizer, pinned)
 
-    async def _looked_up(self, asked: Request) -> Request:
-        """A request, with what the shards know of its prompt."""
-        if self._shards is None:
-            return asked
+    async def _looked_up(self, asked: Request, shards: Shards) -> Request:
+        """A request, with what shards know of its prompt; whether they do the router is told."""
         asked = self.router.hashed(asked)
-        hashes = () if asked.hashes is None else asked.hashes
-        return replace(asked, overlaps=await self._shards.find(hashes))
+        overlaps = await shards.find(() if asked.hashes is None else asked.hashes)
+        self.router.index_ready = overlaps is not None
+        return replace(asked, overlaps=overlaps)
 
     def _blocks(self, asked: Request) -> int:
         if asked.hashes is not None:
@@ -423,18 +432,28 @@ class KvRouter(KvRouterService):
 class NoIndex:
     """An index that has nothing, because shards have it."""
 
-    def find_keys(self, keys: NDArray[np.uint64]) -> Mapping[Target, Overlap]:
+    def levels(self, keys: NDArray[np.uint64]) -> Levels:
         """Nothing."""
-        return {}
+        return ()
 
     def remove_worker(self, worker: str) -> None:
         """Nothing is there to forget."""
 
 
 def _router(environment: Mapping[str, str]) -> Router:
-    return Router(block_size=block_size(environment), policy=environment.get(POLICY) or "kv")
+    return Router(
+        block_size=block_size(environment),
+        policy=environment.get(POLICY) or "kv",
+        weights=weights(environment),
+        admission=admission(environment),
+    )
+
+
+def _patience_s(remaining_s: float | None) -> float | None:
+    """How long a request waits, so that there is time to say that it was in vain."""
+    return None if remaining_s is None else max(0.0, remaining_s - min(0.1, remaining_s / 5))
 
 
 def _moment(after_s: float) -> Timestamp:
-    nanos = time.time_ns() + max(0, int(after_s * 1e9))
+    nanos = min(time.time_ns() + max(0, int(after_s * 1e9)), _LAST_SECOND * 1_000_000_000)
     return Timestamp(seconds=nanos // 1_000_000_000, nanos=nanos % 1_000_000_000)

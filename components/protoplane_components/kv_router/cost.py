@@ -17,12 +17,15 @@ same parts.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from math import sqrt
 
 import numpy as np
+from numpy.typing import NDArray
 
 from protoplane_base import Code, PlaneError
-from protoplane_components.kv_router.policies import Judgement, Row, View, draw
+from protoplane_components.kv_router.load import Figures, Places, Row
+from protoplane_components.kv_router.policies import Costs, Judgement, View, draw, likelihood
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,42 +94,95 @@ class KvPolicy:
     needs_index = True
 
     def __init__(self, weights: CostWeights = CostWeights()) -> None:
-        self.weights = weights
+        self._weights = weights
+        # What does not change from request to request: the weights of each row, and room for what
+        # a prompt adds there.
+        self._shape = (0, 0)
+        self._factors = self._added = np.zeros((3, 0))
+        # Loads, or places of targets, that are known to have nobody to warm.
+        self._even: Figures | Places | None = None
+
+    @property
+    def weights(self) -> CostWeights:
+        """Weights of the cost."""
+        return self._weights
 
     def judge(self, view: View) -> Judgement:
         """Choose the one with the least cost."""
-        weights, loads, size = self.weights, view.loads, view.block_size
-        saved = view.device * (weights.device * size)
-        if view.tiered:
-            saved += view.host * (weights.host * size) + view.disk * (weights.disk * size)
-        np.minimum(saved, view.prompt_tokens, out=saved)
-        own = view.prompt_tokens - saved
-        queued = loads.prefill_tokens
-        tokens = queued + own
-        prefill = (queued + own * weights.fresh) * (weights.prefill / size)
-        decode = (loads.decode_blocks + view.prompt_blocks) * weights.decode
-        active = loads.active_requests * weights.active
-        cost = prefill + decode + active
-        bias = self._bias(view, saved)
+        weights, loads, tokens = self._weights, view.loads, view.prompt_tokens
+        self._shaped(view.block_size, len(loads.placed))
+        added = self._added
+        own = self._saved(view, added[0])
+        np.subtract(tokens, own, own)
+        own *= weights.fresh
+        added[1].fill(view.prompt_blocks)
+        parts = loads.work + added
+        parts *= self._factors
+        cost = parts[0] + parts[1]
+        cost += parts[2]
+        bias = self._bias(view)
         if bias is not None:
             cost += bias
-        row, probability = draw(cost, view.rows, weights.temperature, view.random)
-        return Judgement(row, cost, probability, tokens, prefill, decode, active, bias)
+        row = draw(cost, view.rows, view.random, weights.temperature)
+        return Judgement(row, partial(self._costs, view, cost, parts, bias))
 
-    def _bias(self, view: View, saved: Row) -> Row | None:
-        weights = self.weights
-        bias: Row | None = None
-        if weights.warm_requests:
-            cold = view.loads.placed < weights.warm_requests
-            if cold.any() and not cold.all():
-                best = saved[view.rows].max()
-                lacking = (best - saved) * (weights.prefill * weights.fresh / view.block_size)
-                share = 1 - view.loads.placed / weights.warm_requests
-                bias = np.where(cold, -lacking * share, 0.0)
+    def _costs(self, view: View, cost: Row, parts: NDArray[np.float64], bias: Row | None) -> Costs:
+        own = view.prompt_tokens - self._saved(view, np.empty_like(view.loads.placed))
+        probability = likelihood(cost, view.rows, self._weights.temperature)
+        tokens = view.loads.prefill_tokens + own
+        return Costs(cost, probability, tokens, parts[0], parts[1], parts[2], bias)
+
+    def _shaped(self, block_size: int, targets: int) -> None:
+        if (block_size, targets) != self._shape:
+            weights = self._weights
+            factors = (weights.prefill / block_size, weights.decode, weights.active)
+            # A weight for each target: numpy takes longer for one that stands for all.
+            self._factors = np.repeat(np.array(factors, float)[:, None], targets, axis=1)
+            self._added = np.zeros((3, targets))
+            self._shape = (block_size, targets)
+
+    def _saved(self, view: View, row: Row) -> Row:
+        """Puts into a row how many tokens need not be computed on each."""
+        weights, size, most = self._weights, view.block_size, view.prompt_tokens
+        each, places = weights.device * size, view.loads.places.rows
+        row.fill(0)
+        for (device, host, disk), group in view.levels:
+            saved = device * each
+            if host or disk:
+                saved += host * (weights.host * size) + disk * (weights.disk * size)
+            row[group.rows(places)] = min(saved, most)
+        return row
+
+    def _bias(self, view: View) -> Row | None:
+        weights = self._weights
         replicas = max(weights.replicas, view.replicas)
+        cold = self._cold(view.loads)
+        if cold is None and replicas == 1:
+            return None
+        saved = self._saved(view, np.empty_like(view.loads.placed))
+        bias: Row | None = None
+        if cold is not None:
+            best = saved[view.rows].max()
+            lacking = (best - saved) * (weights.prefill * weights.fresh / view.block_size)
+            share = 1 - view.loads.placed / weights.warm_requests
+            bias = np.where(cold, -lacking * share, 0.0)
         if replicas > 1:
             lacking = (view.prompt_tokens - saved) * (weights.prefill / view.block_size)
             words = np.frombuffer(view.random.randbytes(4 * len(lacking)), np.uint32)
             chance = words * lacking * (sqrt(replicas - 1) / (1 << 32))
             bias = chance if bias is None else bias + chance
         return bias
+
+    def _cold(self, loads: Figures) -> NDArray[np.bool_] | None:
+        """Who is to be warmed: those that are new, if there are others; `None` for nobody."""
+        if self._even is loads or self._even is loads.places:
+            return None
+        cold = loads.placed < self._weights.warm_requests
+        if not cold.any():
+            # Until somebody joins.
+            self._even = loads.places
+        elif cold.all():
+            self._even = loads
+        else:
+            return cold
+        return None

@@ -12,9 +12,10 @@ from protoplane.router.v1 import Worker
 from protoplane_base import DecodeError, PlaneError
 from protoplane_components.kv_router.following import KvFollower
 from protoplane_components.kv_router.index import KvIndex
-from protoplane_components.kv_router.keeping import SnapshotKeeper
+from protoplane_components.kv_router.keeping import SnapshotKeeper, snapshot_key
 from protoplane_components.kv_router.membership import Membership
 from protoplane_components.kv_router.parts import IndexPart
+from protoplane_components.kv_router.registrations import Registrations
 from protoplane_components.kv_router.router import Router
 from protoplane_runtime.engines.discovery import DEFAULT_NAMESPACE
 from protoplane_runtime.engines.interface import EventId
@@ -73,6 +74,15 @@ class IndexFeed:
                 block_size=self._router.block_size,
                 whole=not isinstance(self.index, IndexPart),
             )
+        # Shards are told by the routers.
+        if host.discovery is not None and not isinstance(self.index, IndexPart):
+            component, _, name = host.name.rpartition("/")
+            self.membership.registrations = Registrations(
+                self.membership,
+                host.events,
+                router=f"{host.namespace}:{component}",
+                name=name,
+            )
 
     async def start(self) -> list[Work]:
         """Begin with what was kept; gives what is to be done from then on.
@@ -91,7 +101,7 @@ class IndexFeed:
                     self.index,
                     follower,
                     await host.open_objects(),
-                    f"{host.name.rpartition('/')[0]}/index",
+                    snapshot_key(host.name.rpartition("/")[0], host.namespace, host.engine_url),
                     block_size=self._router.block_size,
                     workers=self._registered,
                     interval_s=self._snapshot_interval_s,
@@ -103,6 +113,8 @@ class IndexFeed:
                 await follower.run(follower.position or after)
 
             work.append(follow)
+        if self.membership.registrations is not None:
+            work.append(self.membership.registrations.run)
         if host.discovery is not None:
             work.append(lambda: self.membership.watch(self._path))
             silent = self._without_events
@@ -126,7 +138,10 @@ class IndexFeed:
         self.membership.expect(restoring.courses)
         for worker in header.workers:
             with suppress(PlaneError, DecodeError, ValueError):
-                self.membership.add(Worker.model_validate(worker))
+                kept = Worker.model_validate(worker)
+                self.membership.put(kept)
+                if self.membership.registrations is not None:
+                    self.membership.registrations.kept(kept)
         return position
 
 

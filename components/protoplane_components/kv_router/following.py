@@ -103,6 +103,8 @@ class KvFollower:
     @property
     def warm(self) -> bool:
         """Whether at least half of the ranks are not being repaired: the index is worth asking."""
+        if not self._repairs:
+            return True
         awaited = sum(not self._courses[target].alone for target in self._repairs)
         return 2 * awaited <= len(self._courses)
 

@@ -6,25 +6,39 @@ ours can be
 mixed: XXH3-64 with seed 1337 over little-endian integers; a LoRA adapter's name and a cache
 namespace add to the seed.
 
-A **prefix key** names the same thing as a sequence hash, but a whole prompt's are made by a few
-passes of numpy, where a chain of hashes needs a call for each block. It is a polynomial of the
-block hashes: ``key(n) = key(n - 1) * R + hash(n) + C``, modulo 2**64; without C prefixes of blocks
-whose hash is zero would be the same. Block hashes are spread evenly by XXH3, so a prefix has the
-key of a certain other one with a chance of 2**-64; where they are the same but for two blocks
-swapped that lie a multiple of 2**j apart, of 2**(j - 62).
+A **prefix key** names the same thing as a sequence hash for less: without a compiler a whole
+prompt's are made by a few passes of numpy, where a chain of hashes needs a call for each block. It
+is a polynomial of the block hashes: ``key(n) = key(n - 1) * R + hash(n) + C``, modulo 2**64;
+without C prefixes of blocks whose hash is zero would be the same. Block hashes are spread evenly
+by XXH3, so a prefix has the key of a certain other one with a chance of 2**-64; where they are the
+same but for two blocks swapped that lie a multiple of 2**j apart, of 2**(j - 62).
+
+The work is done by `speedups.c` where it is compiled, else by `portable.py`, which is slower and
+does the same; `PROTOPLANE_PURE_PYTHON=1` asks for the latter.
 """
 
 from __future__ import annotations
 
+import sys
 from array import array
 from collections.abc import Sequence
-from struct import Struct, error, pack
+from os import environ
 
 import numpy as np
 from numpy.typing import NDArray
 from xxhash import xxh3_64_intdigest
 
 from protoplane_base import Code, PlaneError
+
+try:
+    if environ.get("PROTOPLANE_PURE_PYTHON"):
+        raise ImportError
+    from protoplane_components.kv_router import speedups as _core
+except ImportError:
+    from protoplane_components.kv_router import portable as _core  # type: ignore[no-redef]
+
+COMPILED = _core.__name__.endswith("speedups")
+"""Whether C does the work."""
 
 SEED = 1337
 FAMILY_SHIFT = 48
@@ -34,10 +48,23 @@ Hashes = NDArray[np.uint64] | Sequence[int]
 """Hashes of blocks, in order: an array of 64-bit integers, or a sequence of numbers below 2**64."""
 
 _WORD = 1 << 64
-_ROOT = 0x9E3779B97F4A7C13  # odd, and 3 modulo 8
-_ADDED = 0xD1B54A32D192ED03
-_INVERSE = pow(_ROOT, -1, _WORD)
-_PAIR = Struct("<2Q").pack
+
+
+class HashList(list[int]):
+    """Hashes of blocks as numbers that still have the array they were made of.
+
+    For messages, whose lists are lists; `as_hashes` takes the array, which spares another one. It
+    must not be changed.
+
+    Args:
+        words: The hashes.
+    """
+
+    __slots__ = ("words",)
+
+    def __init__(self, words: NDArray[np.uint64]) -> None:
+        super().__init__(words.tolist())
+        self.words = words
 
 
 def seed_of(lora: str = "", cache_namespace: str = "") -> int:
@@ -74,24 +101,35 @@ def block_hashes(
         PlaneError: INVALID_ARGUMENT, a token is no 32-bit number, or the block size is not
             positive.
     """
-    if block_size < 1:
-        raise PlaneError(
-            Code.INVALID_ARGUMENT, f"a block has at least 1 token, not {block_size}: give its size"
-        )
+    _check_size(block_size)
     if isinstance(tokens, np.ndarray):
-        data = tokens.astype("<u4", casting="same_kind").tobytes()
+        data: NDArray[np.uint32] | array[int] = tokens.astype("<u4", "C", "same_kind", copy=False)
     else:
-        try:
-            data = pack(f"<{len(tokens)}I", *tokens)
-        except error as fault:
-            raise PlaneError(
-                Code.INVALID_ARGUMENT, f"tokens are numbers from 0 to 2**32 - 1: {fault}"
-            ) from fault
-    seed = seed_of(lora, cache_namespace) if lora or cache_namespace else SEED
-    stride = 4 * block_size
-    end = len(data) // stride * stride
-    digest = xxh3_64_intdigest
-    return as_hashes([digest(data[at : at + stride], seed) for at in range(0, end, stride)])
+        data = _as_tokens(tokens)
+    hashes = _core.hash_blocks(data, block_size, _seed(lora, cache_namespace))
+    return np.frombuffer(hashes, np.uint64)
+
+
+def read_prompt(
+    text: bytes, block_size: int, *, lora: str = "", cache_namespace: str = ""
+) -> tuple[NDArray[np.uint64], int] | None:
+    """Hashes of the full blocks of a prompt in JSON, and how many tokens it has.
+
+    Args:
+        text: The tokens as in a list of JSON, without the brackets.
+        block_size: Tokens in a block.
+        lora: Name of the LoRA adapter; empty for none.
+        cache_namespace: Cache namespace; empty for the common one.
+
+    Returns:
+        ``None`` for anything but plain numbers below 2**32.
+
+    Raises:
+        PlaneError: INVALID_ARGUMENT, the block size is not positive.
+    """
+    _check_size(block_size)
+    found = _core.read_prompt(text, block_size, _seed(lora, cache_namespace))
+    return None if found is None else (np.frombuffer(found[0], np.uint64), found[1])
 
 
 def sequence_hashes(hashes: Hashes, parent: int | None = None) -> list[int]:
@@ -101,10 +139,8 @@ def sequence_hashes(hashes: Hashes, parent: int | None = None) -> list[int]:
         hashes: Block hashes.
         parent: Sequence hash of the block before the first; ``None`` where there is none.
     """
-    chain: list[int] = []
-    for block in as_numbers(hashes):
-        parent = block if parent is None else xxh3_64_intdigest(_PAIR(parent, block), SEED)
-        chain.append(parent)
+    found = _core.sequence_hashes(_contiguous(hashes), parent, SEED)
+    chain: list[int] = np.frombuffer(found, np.uint64).tolist()
     return chain
 
 
@@ -116,6 +152,8 @@ def as_hashes(hashes: Hashes) -> NDArray[np.uint64]:
     """
     if isinstance(hashes, np.ndarray):
         return hashes
+    if isinstance(hashes, HashList):
+        return hashes.words
     # `array` reads a list in a third of numpy's time.
     return np.frombuffer(as_words(hashes), np.uint64)
 
@@ -151,53 +189,37 @@ def prefix_keys(hashes: Hashes, parent: int | None = None) -> NDArray[np.uint64]
         hashes: Block hashes.
         parent: Key of the block before the first; `None` where there is none.
     """
-    blocks = as_hashes(hashes)
-    count = len(blocks)
-    if not count:
-        return np.empty(0, np.uint64)
-    up, down, added = _powers.first(count)
-    keys = np.add(blocks, added)
-    keys *= down
-    np.add.accumulate(keys, 0, None, keys)
-    if parent is not None:
-        keys += np.uint64(parent)
-    keys *= up
-    return keys
+    keys = _core.prefix_keys(_contiguous(hashes), 0 if parent is None else parent)
+    return np.frombuffer(keys, np.uint64)
 
 
-class _Powers:
-    """The powers of the root and of its inverse, and the constant, as often as needed so far."""
-
-    def __init__(self) -> None:
-        self._grow(4096)
-
-    def first(
-        self, count: int
-    ) -> tuple[NDArray[np.uint64], NDArray[np.uint64], NDArray[np.uint64]]:
-        """So many of each."""
-        found = self._slices.get(count)
-        if found is None:
-            if count > len(self._up):
-                self._grow(count)
-            found = self._slices[count] = (
-                self._up[:count],
-                self._down[:count],
-                self._added[:count],
-            )
-        return found
-
-    def _grow(self, count: int) -> None:
-        size = 1 << (count - 1).bit_length()
-        ones = np.full(size, _ROOT, np.uint64)
-        self._up = np.multiply.accumulate(ones)
-        ones.fill(_INVERSE)
-        self._down = np.multiply.accumulate(ones)
-        # A number that is not an array takes numpy longer.
-        self._added = np.full(size, _ADDED, np.uint64)
-        # Making one anew each time takes a tenth of what a prompt's keys take.
-        self._slices: dict[
-            int, tuple[NDArray[np.uint64], NDArray[np.uint64], NDArray[np.uint64]]
-        ] = {}
+def _seed(lora: str, cache_namespace: str) -> int:
+    return seed_of(lora, cache_namespace) if lora or cache_namespace else SEED
 
 
-_powers = _Powers()
+def _check_size(block_size: int) -> None:
+    if block_size < 1:
+        raise PlaneError(
+            Code.INVALID_ARGUMENT, f"a block has at least 1 token, not {block_size}: give its size"
+        )
+
+
+def _as_tokens(tokens: Sequence[int]) -> array[int]:
+    """Tokens as little-endian 32-bit integers."""
+    try:
+        # Of bytes, each is a token; the array would take them for its memory.
+        words = array("I", [*tokens] if isinstance(tokens, bytes | bytearray) else tokens)
+    except (OverflowError, TypeError) as fault:
+        raise PlaneError(
+            Code.INVALID_ARGUMENT, f"tokens are numbers from 0 to 2**32 - 1: {fault}"
+        ) from fault
+    if sys.byteorder == "big":
+        words.byteswap()
+    return words
+
+
+def _contiguous(hashes: Hashes) -> NDArray[np.uint64] | array[int]:
+    """Hashes as they lie in memory one after the other."""
+    if isinstance(hashes, np.ndarray):
+        return np.ascontiguousarray(hashes, np.uint64)
+    return hashes.words if isinstance(hashes, HashList) else as_words(hashes)

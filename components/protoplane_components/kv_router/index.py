@@ -24,8 +24,9 @@ from numpy.typing import NDArray
 from protoplane_base import Code, PlaneError
 from protoplane_components.kv_router.extents import ROOT, Extents, Place
 from protoplane_components.kv_router.hashing import Hashes, as_hashes, as_numbers, prefix_keys
+from protoplane_components.kv_router.levels import Group, Levels, as_levels, by_target
 from protoplane_components.kv_router.owners import Blocks, Owner
-from protoplane_components.kv_router.prefix_search import reached, reached_in
+from protoplane_components.kv_router.prefix_search import Reached, reached, reached_in
 from protoplane_components.kv_router.runs import Run
 
 
@@ -55,6 +56,10 @@ class Overlap(NamedTuple):
     def blocks(self) -> int:
         """In all tiers."""
         return self.device + self.host + self.disk
+
+
+NOTHING = Overlap()
+"""What a target has that is not in any level."""
 
 
 class UnknownParentError(PlaneError):
@@ -137,8 +142,8 @@ class KvIndex:
         self._free_bits: list[int] = []
         self._alive = 0
         self._retired: deque[Owner] = deque()
-        # Sets of bits that were met, as targets; cleared when the targets change.
-        self._groups: dict[int, dict[Target, None]] = {}
+        # Sets of bits that were met; cleared when a target goes.
+        self._groups: dict[int, Group] = {}
         # Those of device memory alone, by depth: most are, and making one takes its time.
         self._overlaps: list[Overlap] = []
         self._blocks = 0
@@ -276,45 +281,35 @@ class KvIndex:
 
     def find_keys(self, keys: NDArray[np.uint64]) -> dict[Target, Overlap]:
         """Like `find`, by keys of the prompt's prefixes."""
-        if self._max_blocks is not None:
-            for extent, _ in self._extents.path(keys):
-                extent.asked = True
         if self._slower:
-            return self._find_tiered(keys)
-        overlaps = self._overlaps
-        if len(keys) >= len(overlaps):
-            overlaps += map(Overlap, range(len(overlaps), len(keys) + 1))
-        alive = self._alive if self._retired else None
-        ends = reached(self._extents.starts, keys, alive)
-        by_bit, groups = self._by_bit, self._groups
+            return by_target(self._tiered(keys))
         found: dict[Target, Overlap] = {}
-        for depth, bits in ends:
-            target = by_bit.get(bits)
+        overlaps, only, known = self._overlaps, self._by_bit.get, self._groups.get
+        for depth, bits in self._ends(keys):
+            target = only(bits)
             if target is not None:
                 found[target] = overlaps[depth]
             else:
-                found |= dict.fromkeys(groups.get(bits) or self._group(bits), overlaps[depth])
+                group = known(bits) or self._group(bits)
+                found |= dict.fromkeys(group.targets, overlaps[depth])
         return found
+
+    def levels(self, keys: NDArray[np.uint64]) -> Levels:
+        """Like `find_keys`, by how much it is."""
+        if self._slower:
+            return self._tiered(keys)
+        overlaps, known = self._overlaps, self._groups.get
+        return [
+            (overlaps[depth], known(bits) or self._group(bits)) for depth, bits in self._ends(keys)
+        ]
 
     def depths(self, hashes: Hashes) -> dict[Target, int]:
         """How many blocks of a prompt each target has, in whatever tier."""
         path = [*self._extents.path(prefix_keys(hashes))]
         found: dict[Target, int] = {}
         for depth, bits in reached_in(path, len(Tier), self._alive):
-            found |= dict.fromkeys(self._groups.get(bits) or self._group(bits), depth)
+            found |= dict.fromkeys(self._group(bits).targets, depth)
         return found
-
-    def _find_tiered(self, keys: NDArray[np.uint64]) -> dict[Target, Overlap]:
-        path = [*self._extents.path(keys)]
-        depths: dict[Target, list[int]] = {}
-        for tiers in (1, 2, 3):
-            for depth, bits in reached_in(path, tiers, self._alive):
-                for target in self._groups.get(bits) or self._group(bits):
-                    depths.setdefault(target, [0, 0, 0])[tiers - 1] = depth
-        return {
-            target: Overlap(device, host - device, disk - host)
-            for target, (device, host, disk) in depths.items()
-        }
 
     # What there is.
 
@@ -389,18 +384,48 @@ class KvIndex:
         if tier is not Tier.DEVICE:
             self._slower += blocks
 
-    def _group(self, bits: int) -> dict[Target, None]:
-        if len(self._groups) >= 4096:
-            self._groups.clear()
-        # A dict, which knows the hashes of its keys: copying it takes a fraction of the time.
-        group: dict[Target, None] = {}
-        rest = bits
-        while rest:
-            bit = rest & -rest
-            group[self._by_bit[bit]] = None
-            rest ^= bit
-        self._groups[bits] = group
-        return group
+    def _ends(self, keys: NDArray[np.uint64]) -> Reached:
+        """How deep who has a prompt, where all is in device memory."""
+        self._note_asked(keys)
+        overlaps = self._overlaps
+        if len(keys) >= len(overlaps):
+            overlaps += map(Overlap, range(len(overlaps), len(keys) + 1))
+        return reached(self._extents.starts, keys, self._alive if self._retired else None)
+
+    def _tiered(self, keys: NDArray[np.uint64]) -> Levels:
+        """What each has, where blocks are in several tiers."""
+        self._note_asked(keys)
+        path = [*self._extents.path(keys)]
+        depths: dict[Target, list[int]] = {}
+        for tiers in (1, 2, 3):
+            for depth, bits in reached_in(path, tiers, self._alive):
+                for target in self._group(bits).targets:
+                    depths.setdefault(target, [0, 0, 0])[tiers - 1] = depth
+        return as_levels(
+            {
+                target: Overlap(device, host - device, disk - host)
+                for target, (device, host, disk) in depths.items()
+            }
+        )
+
+    def _note_asked(self, keys: NDArray[np.uint64]) -> None:
+        if self._max_blocks is not None:
+            for extent, _ in self._extents.path(keys):
+                extent.asked = True
+
+    def _group(self, bits: int) -> Group:
+        found = self._groups.get(bits)
+        if found is None:
+            if len(self._groups) >= 4096:
+                self._groups.clear()
+            targets: list[Target] = []
+            rest = bits
+            while rest:
+                bit = rest & -rest
+                targets.append(self._by_bit[bit])
+                rest ^= bit
+            found = self._groups[bits] = Group(targets)
+        return found
 
     def _evict(self, most: int) -> None:
         """Forget blocks, the oldest runs first; those that were asked for get a second turn."""

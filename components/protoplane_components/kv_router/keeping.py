@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import time
 from collections.abc import Callable, Sequence
+from hashlib import blake2b
 from typing import Any
 
 from protoplane.router.v1 import IndexPiece
@@ -19,12 +21,38 @@ from protoplane_components.kv_router.snapshots import (
     read,
     write,
 )
+from protoplane_runtime.engines.discovery import DEFAULT_NAMESPACE
 from protoplane_runtime.engines.interface import EventId
 from protoplane_runtime.engines.objects.interface import ObjectStore
 
 _log = logging.getLogger("protoplane.router")
 
 _LAST_S = 5.0
+# Of a server in a list: its scheme, and who logs in there.
+_BEFORE_HOST = re.compile(r"^(?:[a-z+]*:?//)?(?:[^/@]*@)?")
+
+
+def snapshot_key(component: str, namespace: str, engine_url: str) -> str:
+    """Where in the object plane the snapshot of a router is.
+
+    Routers of other namespaces and other engines have another: what they know is not true here. An
+    engine in a folder has its own object store, or, where one was named, is taken to be the only
+    one there.
+
+    Args:
+        component: Path of the component.
+        namespace: Where it is found.
+        engine_url: URL of its engine, with servers in any order.
+    """
+    scheme, _, rest = engine_url.partition(":")
+    own = scheme in ("", "memory", "local")
+    if own and namespace == DEFAULT_NAMESPACE:
+        return f"{component}/index"
+    servers = (
+        "" if own else ",".join(sorted(_BEFORE_HOST.sub("", each) for each in rest.split(",")))
+    )
+    named = f"{namespace}\n{scheme}:{servers}".encode()
+    return f"{component}/index-{blake2b(named, digest_size=8).hexdigest()}"
 
 
 class SnapshotKeeper:
@@ -60,7 +88,7 @@ class SnapshotKeeper:
         self._block_size = block_size
         self._workers = workers
         self._interval_s = interval_s
-        self._written = -1
+        self._written: object = None
 
     async def restore(self) -> tuple[Restoring, SnapshotHeader, EventId | None] | None:
         """Put the last snapshot into the index; ``None`` where there is none that can be used.
@@ -128,8 +156,8 @@ class SnapshotKeeper:
         self._written = now
 
     @property
-    def _progress(self) -> int:
-        return self._follower.applied + self._follower.fetched
+    def _progress(self) -> object:
+        return self._follower.applied, self._follower.fetched, self._workers()
 
     async def _save(self) -> None:
         if self._progress == self._written:

@@ -6,11 +6,12 @@ request is over gets lost, the load heals by itself.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
 
 import numpy as np
+from msgspec import Struct
 from numpy.typing import NDArray
 
 from protoplane_base import Code, PlaneError
@@ -55,20 +56,60 @@ class Load:
     decode_blocks: int
 
 
-class LoadTable:
-    """The load of each target, in arrays with a row for each.
+Row = NDArray[np.float64]
+"""A figure for each target."""
 
-    Rows move when a target leaves: use them before the next change.
+
+class Places(Struct, frozen=True, eq=False, gc=False):
+    """Which row is whose. It never changes: other targets have another one.
 
     Attributes:
         targets: The target of each row.
+        rows: The row of each target.
+        all: Each row.
+    """
+
+    targets: Sequence[Target]
+    rows: Mapping[Target, int]
+    all: NDArray[np.intp]
+
+
+class Figures(Struct, frozen=True, eq=False, gc=False):
+    """The load of each target at one moment, in arrays that cannot be changed.
+
+    Attributes:
+        places: Which row is whose.
+        prefill_tokens: Tokens of prompts that each still has to compute.
+        decode_blocks: Blocks that each has in use.
+        active_requests: Requests that each has.
+        work: These three in one array.
+        placed: Requests that each ever had.
+    """
+
+    places: Places
+    prefill_tokens: Row
+    decode_blocks: Row
+    active_requests: Row
+    placed: Row
+    work: NDArray[np.float64]
+
+
+class LoadTable:
+    """The load of each target.
+
+    Attributes:
+        targets: The target of each row; rows move when one leaves.
     """
 
     def __init__(self) -> None:
         self.targets: list[Target] = []
         self._rows: dict[Target, int] = {}
-        # Prefill tokens, decode blocks, active requests, requests ever placed.
-        self._figures: NDArray[np.float64] = np.zeros((4, 16))
+        # Prefill tokens, decode blocks, active requests, requests ever placed; a column for each
+        # target, and some to spare.
+        self._table: NDArray[np.float64] = np.zeros((4, 16))
+        # What was told of the figures and of the targets since they last changed.
+        self._told: Figures | None = None
+        self._told_places: Places | None = None
         self._reservations: dict[str, Reservation] = {}
         self._of_target: dict[Target, set[str]] = {}
         # Ends of leases, some of them renewed since.
@@ -81,9 +122,10 @@ class LoadTable:
         if target in self._rows:
             return
         row = len(self.targets)
-        if row == self._figures.shape[1]:
-            self._figures = np.concatenate((self._figures, np.zeros_like(self._figures)), axis=1)
-        self._figures[:, row] = 0
+        if row == self._table.shape[1]:
+            self._table = np.concatenate((self._table, np.zeros_like(self._table)), axis=1)
+        self._changing()[:, row] = 0
+        self._told_places = None
         self.targets.append(target)
         self._rows[target] = row
 
@@ -93,46 +135,38 @@ class LoadTable:
         if row is None:
             return []
         ended = [self._reservations.pop(each) for each in self._of_target.pop(target, ())]
+        self._told_places = None
         last = len(self.targets) - 1
         moved = self.targets.pop()
         if row != last:
             self.targets[row] = moved
             self._rows[moved] = row
-            self._figures[:, row] = self._figures[:, last]
+        table = self._changing()
+        table[:, row] = table[:, last]
         return ended
 
     def row(self, target: Target) -> int | None:
-        """The row of a target; `None` for one that is not here."""
+        """The row of a target until one leaves; `None` for one that is not here."""
         return self._rows.get(target)
 
     @property
-    def rows(self) -> Mapping[Target, int]:
-        """The row of each target."""
-        return self._rows
-
-    @property
-    def prefill_tokens(self) -> NDArray[np.float64]:
-        """Tokens of prompts that each row still has to compute."""
-        return self._figures[0, : len(self.targets)]
-
-    @property
-    def decode_blocks(self) -> NDArray[np.float64]:
-        """Blocks that are in use in each row."""
-        return self._figures[1, : len(self.targets)]
-
-    @property
-    def active_requests(self) -> NDArray[np.float64]:
-        """Requests that each row has."""
-        return self._figures[2, : len(self.targets)]
-
-    @property
-    def placed(self) -> NDArray[np.float64]:
-        """Requests that each row ever had."""
-        return self._figures[3, : len(self.targets)]
+    def figures(self) -> Figures:
+        """How busy each is now."""
+        told = self._told
+        if told is None:
+            places = self._told_places
+            if places is None:
+                every = np.arange(len(self.targets))
+                places = Places(tuple(self.targets), {**self._rows}, every)
+                self._told_places = places
+            table = self._table[:, : len(places.targets)]
+            table.flags.writeable = False
+            told = self._told = Figures(places, table[0], table[1], table[2], table[3], table[:3])
+        return told
 
     def loads(self) -> list[Load]:
         """The load of each target."""
-        prefill, decode, active = (self._figures[at].tolist() for at in range(3))
+        prefill, decode, active = self._table[:3].tolist()
         return [
             Load(target, int(active[row]), prefill[row], int(decode[row]))
             for row, target in enumerate(self.targets)
@@ -155,11 +189,11 @@ class LoadTable:
         self.release(reservation.id)
         self._reservations[reservation.id] = reservation
         self._of_target.setdefault(reservation.target, set()).add(reservation.id)
-        figures = self._figures
-        figures[0, row] += reservation.prefill_tokens
-        figures[1, row] += reservation.decode_blocks
-        figures[2, row] += 1
-        figures[3, row] += 1
+        table = self._changing()
+        table[0, row] += reservation.prefill_tokens
+        table[1, row] += reservation.decode_blocks
+        table[2, row] += 1
+        table[3, row] += 1
         heappush(self._ends, (reservation.expires_at, reservation.id))
 
     def get(self, id: str) -> Reservation | None:  # noqa: A002  # what it is called everywhere else
@@ -177,7 +211,7 @@ class LoadTable:
         found = self._reservations.get(id)
         if found is None:
             return False
-        self._figures[0, self._rows[found.target]] -= found.prefill_tokens
+        self._changing()[0, self._rows[found.target]] -= found.prefill_tokens
         found.prefill_tokens = 0
         self._renew(found, now)
         return True
@@ -187,7 +221,7 @@ class LoadTable:
         found = self._reservations.get(id)
         if found is None:
             return False
-        self._figures[1, self._rows[found.target]] += blocks - found.output_blocks
+        self._changing()[1, self._rows[found.target]] += blocks - found.output_blocks
         found.output_blocks = blocks
         self._renew(found, now)
         return True
@@ -199,10 +233,10 @@ class LoadTable:
             return None
         self._of_target[found.target].discard(id)
         row = self._rows[found.target]
-        figures = self._figures
-        figures[0, row] -= found.prefill_tokens
-        figures[1, row] -= found.decode_blocks
-        figures[2, row] -= 1
+        table = self._changing()
+        table[0, row] -= found.prefill_tokens
+        table[1, row] -= found.decode_blocks
+        table[2, row] -= 1
         return found
 
     def expire(self, now: float) -> list[Reservation]:
@@ -227,6 +261,13 @@ class LoadTable:
             self._ends = [(each.expires_at, each.id) for each in self]
             heapify(self._ends)
         return self._ends[0][0] if self._ends else None
+
+    def _changing(self) -> NDArray[np.float64]:
+        """The table, to be changed; what was told of it stays as it was told."""
+        if self._told is not None:
+            self._table = self._table.copy()
+            self._told = None
+        return self._table
 
     def _renew(self, reservation: Reservation, now: float) -> None:
         # `expire` finds out when it meets the old end.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from protoplane_components.kv_router.described import described, described_witho
 from protoplane_components.kv_router.following import Course, KvFollower
 from protoplane_components.kv_router.index import Target
 from protoplane_components.kv_router.load import Reservation
+from protoplane_components.kv_router.registrations import Registrations
 from protoplane_components.kv_router.router import Router
 from protoplane_components.kv_router.states import FetchedState, gather
 from protoplane_runtime.engines.discovery import Discovery, Instance, Left
@@ -27,6 +29,9 @@ _SERVICE = KvWorkerService.spec.full_name
 _TEXTS = InferenceService.spec.full_name
 _NOT_ONE = frozenset((_SERVICE, OrchestratorService.spec.full_name))
 _FETCH_S = 60.0
+_NOT_IN_ID = frozenset("/*#?$")
+_MAX_ID_CHARS = 256
+_MAX_RANKS = 1024
 
 # Behind an HTTP address of a worker that was registered is its engine, which knows nothing of this.
 _ASKABLE = ("link+", "grpc://", "grpcs://", "inproc:")
@@ -63,8 +68,10 @@ class Membership:
         self._members: dict[str, Member] = {}
         # Workers of a snapshot that are not there yet; their events are followed already.
         self._expected: set[str] = set()
-        self._models: frozenset[str] = frozenset()
+        # How many workers each model has.
+        self._models: Counter[str] = Counter()
         self.follower: KvFollower | None = None
+        self.registrations: Registrations | None = None
 
     @property
     def members(self) -> Mapping[str, Member]:
@@ -83,23 +90,45 @@ class Membership:
             if target.worker not in self._members:
                 self._expected.add(target.worker)
 
-    def add(self, worker: Worker, instance: str = "") -> bool:
-        """Have a worker; tells whether it is new.
+    def add(self, worker: Worker) -> bool:
+        """Register a worker, here and at the other replicas; tells whether it is new.
 
         Raises:
-            PlaneError: INVALID_ARGUMENT for an id that is none, FAILED_PRECONDITION for another
-                block size than the router's.
+            PlaneError: As for `put`.
         """
-        if not worker.id or "/" in worker.id or "*" in worker.id:
-            raise PlaneError(
-                Code.INVALID_ARGUMENT,
-                f"{worker.id!r} is no id of a worker: it is one segment of a path, without '/'",
-            )
+        added = self.put(worker)
+        if self.registrations is not None:
+            self.registrations.added(worker)
+        return added
+
+    def remove(self, worker: str) -> list[Reservation] | None:
+        """Forget a worker at once, here and at the other replicas.
+
+        Returns:
+            Its reservations, ``None`` where it is not there.
+        """
+        member = self._members.get(worker)
+        if member is not None and self.registrations is not None:
+            self.registrations.removed(worker, member.instance)
+        return self._forget(worker)
+
+    def put(self, worker: Worker, instance: str = "") -> bool:
+        """Have a worker here; tells whether it is new.
+
+        Args:
+            worker: The worker.
+            instance: Name of the instance that it was found as; empty where it was registered.
+
+        Raises:
+            PlaneError: INVALID_ARGUMENT for an id that is none or ranks that cannot be,
+                FAILED_PRECONDITION for another block size than the router's.
+        """
+        _check(worker)
         known = worker_of(worker)
         before = self._router.workers.get(worker.id)
         added = self._router.register(known)
+        self._note_model(worker.id, worker.model)
         self._members[worker.id] = Member(worker, instance, Timestamp.now())
-        self._note_models()
         if self.follower is not None:
             if before is not None and (known.no_events or before.targets() != known.targets()):
                 self.follower.remove(worker.id)
@@ -108,13 +137,11 @@ class Membership:
                 self.follower.add(target)
         return added
 
-    def remove(self, worker: str) -> list[Reservation] | None:
-        """Forget a worker at once; gives its reservations, ``None`` where it is not there."""
-        self._members.pop(worker, None)
-        self._note_models()
-        if self.follower is not None:
-            self.follower.remove(worker)
-        return self._router.remove(worker)
+    def drop(self, worker: str, instance: str) -> None:
+        """Forget a worker here, if it is the one that was removed at another replica."""
+        member = self._members.get(worker)
+        if member is not None and member.instance == instance:
+            self._forget(worker)
 
     def of_model(self, model: str, pinned: Collection[str]) -> Collection[str]:
         """Workers that a request may go to; empty for all.
@@ -123,7 +150,7 @@ class Membership:
             PlaneError: INVALID_ARGUMENT where a request names no model and there are several,
                 UNAVAILABLE where no worker that it allows has the model.
         """
-        models = self._models
+        models = self._models.keys()
         if not model:
             if len(models) > 1 and not pinned:
                 raise PlaneError(
@@ -141,9 +168,22 @@ class Membership:
             )
         return able
 
-    def _note_models(self) -> None:
-        models = {member.worker.model for member in self._members.values()}
-        self._models = frozenset(models - {""})
+    def _forget(self, worker: str) -> list[Reservation] | None:
+        self._note_model(worker, "")
+        self._members.pop(worker, None)
+        if self.follower is not None:
+            self.follower.remove(worker)
+        return self._router.remove(worker)
+
+    def _note_model(self, worker: str, model: str) -> None:
+        """Note which model a worker has; it is called before the worker itself is noted."""
+        before = self._members.get(worker)
+        if before is not None and before.worker.model:
+            self._models[before.worker.model] -= 1
+            if not self._models[before.worker.model]:
+                del self._models[before.worker.model]
+        if model:
+            self._models[model] += 1
 
     async def watch(self, path: str | None) -> None:
         """Follow who comes and goes, until it is cancelled.
@@ -206,14 +246,16 @@ class Membership:
             if known is not None and known.worker == worker:
                 # Its load has changed, which is told in its reservations.
                 return
-            self.add(worker, instance.name)
+            self.put(worker, instance.name)
+            if self.registrations is not None:
+                self.registrations.found(worker.id)
         except PlaneError as error:
             _log.error("worker %s is refused: %s", instance.name, error.message)
 
     def _left(self, instance: Instance) -> None:
         for id_, member in [*self._members.items()]:
             if member.instance == instance.name:
-                ended = self.remove(id_)
+                ended = self._forget(id_)
                 _log.info("worker %s is gone, with %d reservations", id_, len(ended or ()))
 
     def _forget_expected(self) -> None:
@@ -243,3 +285,32 @@ class Membership:
                 KvStateRequest(worker=target.worker, dp_rank=target.dp_rank), timeout_s=_FETCH_S
             )
             return await gather(pieces, self._router.block_size)
+
+
+def _check(worker: Worker) -> None:
+    """Make sure that a worker can be one: it has an id that events can be filed under, and ranks.
+
+    Raises:
+        PlaneError: INVALID_ARGUMENT with what is wrong.
+    """
+    id_ = worker.id
+    if (
+        not 0 < len(id_) <= _MAX_ID_CHARS
+        or id_ in (".", "..")
+        or id_.startswith("@")
+        or not id_.isprintable()
+        or not _NOT_IN_ID.isdisjoint(id_)
+    ):
+        shown = repr(id_ if len(id_) <= 80 else f"{id_[:77]}...")
+        raise PlaneError(
+            Code.INVALID_ARGUMENT,
+            f"{shown} is no id of a worker: it is one segment of a path, up to {_MAX_ID_CHARS} "
+            "characters, without '/', '*', '#', '?', '$' and control characters, and with no '@' "
+            "at its beginning",
+        )
+    if worker.dp_size > _MAX_RANKS or worker.dp_start + worker.dp_size > 1 << 32:
+        raise PlaneError(
+            Code.INVALID_ARGUMENT,
+            f"worker {id_} cannot have {worker.dp_size} ranks from {worker.dp_start} on: it may "
+            f"have {_MAX_RANKS}, with numbers below 2**32",
+        )

@@ -253,7 +253,8 @@ def _depth(stretch: tuple[Extent, int, array[int]]) -> int:
 def _with_way(extent: Extent, start: int, keys: array[int]) -> tuple[int, array[int]]:
     """Keys behind those of all that is known of the way to them, and where that begins."""
     keys = extent.keys[:start] + keys
-    while extent.parent is not None:
-        keys = extent.parent.keys[: extent.depth - extent.parent.depth] + keys
-        extent = extent.parent
+    # What was restored from anywhere may contradict itself; no way goes round in a circle.
+    while (before := extent.parent) is not None and before.depth < extent.depth:
+        keys = before.keys[: extent.depth - before.depth] + keys
+        extent = before
     return extent.depth, keys

@@ -5,69 +5,83 @@ The cost of the policy that does is in `cost`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from functools import partial
 from random import Random
 from typing import Protocol
 
 import numpy as np
+from msgspec import Struct
 from numpy.typing import NDArray
 
-from protoplane_components.kv_router.load import LoadTable
+from protoplane_components.kv_router.index import Overlap
+from protoplane_components.kv_router.levels import Levels
+from protoplane_components.kv_router.load import Figures, Row
 
-Row = NDArray[np.float64]
-"""A figure for each target."""
 
-
-@dataclass(frozen=True, slots=True)
-class View:
-    """What a policy knows when it chooses. Arrays have a row for each target of `loads`.
+class View(Struct, frozen=True, eq=False):
+    """What a policy knows when it chooses. Arrays have a row for each target.
 
     Attributes:
         loads: How busy each is.
-        device: Blocks of the prompt that each has in device memory.
-        host: How many more it has in its host's memory.
-        disk: How many more it has on disk.
+        levels: What each has of the prompt.
         prompt_tokens: Tokens of the prompt.
         block_size: Tokens in a block.
         rows: Rows to choose from, at least one.
         random: Where chance comes from.
-        tiered: Whether any of them has blocks elsewhere than in device memory.
         replicas: How many routers place requests on these targets, this one included.
     """
 
-    loads: LoadTable
-    device: Row
-    host: Row
-    disk: Row
+    loads: Figures
+    levels: Levels
     prompt_tokens: int
     block_size: int
     rows: NDArray[np.intp]
     random: Random
-    tiered: bool = True
     replicas: int = 1
 
     @property
-    def prompt_blocks(self) -> float:
+    def prompt_blocks(self) -> int:
         """Blocks that the prompt takes up, a last one that is not full included."""
         return -(-self.prompt_tokens // self.block_size)
 
+    @property
+    def device(self) -> Row:
+        """Blocks of the prompt that each has in device memory."""
+        return self.row(lambda overlap: overlap.device)
 
-@dataclass(frozen=True, slots=True)
-class Judgement:
-    """What a policy found. Costs are in blocks, and have a row for each target.
+    @property
+    def host(self) -> Row:
+        """How many more each has in its host's memory."""
+        return self.row(lambda overlap: overlap.host)
+
+    @property
+    def disk(self) -> Row:
+        """How many more each has on disk."""
+        return self.row(lambda overlap: overlap.disk)
+
+    def row(self, figure: Callable[[Overlap], float]) -> Row:
+        """A figure for each target by what it has of the prompt; 0 for those that have nothing."""
+        rows = self.loads.places.rows
+        row = np.zeros(len(rows))
+        for overlap, group in self.levels:
+            row[group.rows(rows)] = figure(overlap)
+        return row
+
+
+class Costs(Struct, frozen=True, eq=False, gc=False):
+    """How each target was judged, in blocks.
 
     Attributes:
-        row: Whom it chose.
         cost: The whole cost.
+        probability: How likely each was to be chosen.
         prefill_tokens: Tokens to compute before the answer begins.
         prefill: Part of the cost for them.
         decode: Part of the cost for blocks in use.
         active: Part of the cost for requests at work.
         bias: What else was counted.
-        probability: How likely each was to be chosen.
     """
 
-    row: int
     cost: Row
     probability: Row
     prefill_tokens: Row | None = None
@@ -75,6 +89,19 @@ class Judgement:
     decode: Row | None = None
     active: Row | None = None
     bias: Row | None = None
+
+
+class Judgement(Struct, frozen=True, eq=False):
+    """What a policy found.
+
+    Attributes:
+        row: Whom it chose.
+        costs: Gives the costs, by the figures of then; few ask. Absent, there are none, and no
+            other could have been chosen.
+    """
+
+    row: int
+    costs: Callable[[], Costs] | None = None
 
 
 class Policy(Protocol):
@@ -106,9 +133,9 @@ class RoundRobin:
 
     def judge(self, view: View) -> Judgement:
         """Choose the next one."""
-        row = int(view.rows[self._turn % len(view.rows)])
+        row = view.rows.item(self._turn % len(view.rows))
         self._turn += 1
-        return _certain(view, row)
+        return Judgement(row)
 
 
 class RandomChoice:
@@ -119,10 +146,13 @@ class RandomChoice:
 
     def judge(self, view: View) -> Judgement:
         """Choose one by chance."""
-        row = int(view.rows[view.random.randrange(len(view.rows))])
-        probability = np.zeros(len(view.loads.targets))
-        probability[view.rows] = 1 / len(view.rows)
-        return Judgement(row, np.zeros_like(probability), probability)
+        row = view.rows.item(view.random.randrange(len(view.rows)))
+        return Judgement(row, partial(self._costs, view))
+
+    @staticmethod
+    def _costs(view: View) -> Costs:
+        cost = np.zeros(len(view.loads.placed))
+        return Costs(cost, likelihood(cost, view.rows))
 
 
 class PowerOfTwo:
@@ -140,13 +170,18 @@ class PowerOfTwo:
         cost = _busy(view)
         count = len(view.rows)
         pair = view.random.sample(range(count), min(2, count))
-        row = min((int(view.rows[at]) for at in pair), key=lambda row: float(cost[row]))
+        row = min((view.rows.item(at) for at in pair), key=cost.item)
+        return Judgement(row, partial(self._costs, view, cost))
+
+    @staticmethod
+    def _costs(view: View, cost: Row) -> Costs:
+        count = len(view.rows)
         probability = np.zeros(len(cost))
         # The k-th of n in the order of load is the less busy one of 2 (n - k) / (n (n - 1)) pairs.
         order = view.rows[np.argsort(cost[view.rows], kind="stable")]
         ranks = np.arange(1, count + 1)
         probability[order] = 2 * (count - ranks) / (count * (count - 1)) if count > 1 else 1.0
-        return Judgement(row, cost, probability, active=cost)
+        return Costs(cost, probability, active=cost)
 
 
 class LeastLoaded:
@@ -158,48 +193,46 @@ class LeastLoaded:
     def judge(self, view: View) -> Judgement:
         """Choose the least busy."""
         cost = _busy(view)
-        row, probability = draw(cost, view.rows, 0, view.random)
-        return Judgement(row, cost, probability, active=cost)
+        row = draw(cost, view.rows, view.random)
+        return Judgement(row, lambda: Costs(cost, likelihood(cost, view.rows), active=cost))
 
 
-def draw(cost: Row, rows: NDArray[np.intp], temperature: float, random: Random) -> tuple[int, Row]:
+def draw(cost: Row, rows: NDArray[np.intp], random: Random, temperature: float = 0) -> int:
     """Choose a row by its cost.
 
     Args:
         cost: Cost of each row.
         rows: Rows to choose from.
-        temperature: 0 takes the least, and one of those by chance where several have it. Above,
-            chance
-            decides: the likelihood falls by e with each such share of the distance from the least
-                to
-            the greatest cost.
         random: Where chance comes from.
-
-    Returns:
-        The row, and how likely each was.
+        temperature: 0 takes the least, and one of those by chance where several have it. Above,
+            chance decides: the likelihood falls by e with each such share of the distance from the
+            least to the greatest cost.
     """
-    among = cost[rows]
-    least = among.min()
+    among = cost if len(rows) == len(cost) else cost[rows]
     if temperature > 0:
-        spread = among.max() - least
-        weights = np.exp((least - among) / (spread * temperature)) if spread else np.ones(len(rows))
-        weights /= weights.sum()
-        at = int(np.searchsorted(weights.cumsum(), random.random(), side="right"))
-        at = min(at, len(rows) - 1)
+        ends = _weights(among, temperature).cumsum()
+        at = min(int(ends.searchsorted(random.random(), side="right")), len(rows) - 1)
     else:
-        least_ones = (among == least).nonzero()[0]
-        weights = np.zeros(len(rows))
-        weights[least_ones] = 1 / len(least_ones)
-        at = least_ones.item(random.randrange(len(least_ones)) if len(least_ones) > 1 else 0)
+        least = (among == among[among.argmin()]).nonzero()[0]
+        at = least.item(random.randrange(len(least)) if len(least) > 1 else 0)
+    return rows.item(at)
+
+
+def likelihood(cost: Row, rows: NDArray[np.intp], temperature: float = 0) -> Row:
+    """How likely `draw` chooses each row."""
     probability = np.zeros(len(cost))
-    probability[rows] = weights
-    return int(rows[at]), probability
+    probability[rows] = _weights(cost[rows], temperature)
+    return probability
 
 
-def _certain(view: View, row: int) -> Judgement:
-    probability = np.zeros(len(view.loads.targets))
-    probability[row] = 1
-    return Judgement(row, np.zeros_like(probability), probability)
+def _weights(cost: Row, temperature: float) -> Row:
+    least = cost.min()
+    spread = cost.max() - least
+    weights: Row = (cost == least).astype(float)
+    if temperature > 0 and spread:
+        weights = np.exp((least - cost) / (spread * temperature))
+    weights /= weights.sum()
+    return weights
 
 
 def _busy(view: View) -> Row:

@@ -7,8 +7,7 @@ elsewhere.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from collections.abc import Set as AbstractSet
+from collections.abc import Collection
 from dataclasses import dataclass
 from itertools import repeat
 
@@ -16,9 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from protoplane_components.kv_router.index import Overlap, Target
-
-_NOTHING = Overlap()
-_NOBODY: frozenset[Target] = frozenset()
+from protoplane_components.kv_router.levels import Group, Levels
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -90,9 +87,7 @@ class PromisedBlocks:
             if prompt.target.worker == worker:
                 self.settle(name)
 
-    def joined(
-        self, found: Mapping[Target, Overlap], keys: NDArray[np.uint64]
-    ) -> Mapping[Target, Overlap]:
+    def joined(self, found: Levels, keys: NDArray[np.uint64]) -> Levels:
         """What each target has of a prompt, or will have by the time that it gets to it.
 
         What is promised counts as in device memory.
@@ -104,36 +99,48 @@ class PromisedBlocks:
         promised = self._depths(keys) if self._prompts else None
         if not promised:
             return found
-        joined = dict(found)
-        for target, depth in promised.items():
-            has = joined.get(target, _NOTHING)
-            if depth > has.device:
-                fast = max(depth, has.device + has.host)
-                joined[target] = Overlap(depth, fast - depth, max(has.blocks, fast) - fast)
-        return joined
+        better: dict[Overlap, set[Target]] = {}
+        for depth, targets in promised:
+            rest = targets
+            for has, group in reversed(found):
+                left = rest.difference(group.targets)
+                if len(left) < len(rest):
+                    if depth > has.device:
+                        fast = max(depth, has.device + has.host)
+                        overlap = Overlap(depth, fast - depth, max(has.blocks, fast) - fast)
+                        better.setdefault(overlap, set()).update(rest - left)
+                    if not left:
+                        break
+                    rest = left
+            else:
+                better.setdefault(Overlap(depth), set()).update(rest)
+        return [*found, *((overlap, Group(those)) for overlap, those in better.items())]
 
-    def _depths(self, keys: NDArray[np.uint64]) -> dict[Target, int]:
-        """How many blocks of a prompt each target was promised, found by halving."""
-        everyone = self._having
+    def _depths(self, keys: NDArray[np.uint64]) -> list[tuple[int, set[Target]]]:
+        """How many blocks of a prompt targets were promised."""
+        view, last = keys.data, len(keys)
+        having = self._having.get
 
-        def having(place: int) -> AbstractSet[Target]:
-            found = everyone.get(keys.item(place))
+        def among(place: int) -> Collection[Target]:
+            found = having(view[place]) if place < last else None
             if found is None:
-                return _NOBODY
-            return {found.target} if isinstance(found, _Prompt) else found.keys()
+                return ()
+            return (found.target,) if isinstance(found, _Prompt) else found
 
-        depths: dict[Target, int] = {}
-        # Those of a range have the block at its beginning, and lack the one at its end.
-        ranges = [(0, len(keys), having(0))] if len(keys) else []
+        depths: list[tuple[int, set[Target]]] = []
+        # Who has a block has all before it, so where as many have two blocks, they are the same,
+        # and have all between. Where they are not, halving finds the place.
+        first = among(0)
+        ranges = [(0, first, last, among(last))] if first else []
         while ranges:
-            begin, end, group = ranges.pop()
-            if end - begin == 1:
-                depths.update(dict.fromkeys(group, end))
-                continue
-            middle = (begin + end) >> 1
-            further = group & having(middle)
-            if further:
-                ranges.append((middle, end, further))
-            if len(further) < len(group):
-                ranges.append((begin, middle, group - further))
+            begin, those, end, others = ranges.pop()
+            if end - begin > 1:
+                middle = (begin + end) >> 1
+                between = among(middle)
+                if len(between) > len(others):
+                    ranges.append((middle, between, end, others))
+                if len(between) < len(those):
+                    ranges.append((begin, those, middle, between))
+            else:
+                depths.append((end, set(those).difference(others)))
         return depths

@@ -50,6 +50,7 @@ class Replicas:
         name: Name of the instance; one path segment.
         interval_s: Seconds between two rounds.
         release: Ends a reservation in the table; what else is to happen then, it does too.
+        prefill_completed: The same for a prompt that is computed.
     """
 
     def __init__(
@@ -61,9 +62,11 @@ class Replicas:
         name: str,
         interval_s: float = 2.0,
         release: Callable[[str], object] | None = None,
+        prefill_completed: Callable[[str], object] | None = None,
     ) -> None:
         self._loads = loads
         self._release = release or loads.release
+        self._prefill_completed = prefill_completed or self._computed
         self._events = events
         self._clock = clock
         self._interval_s = interval_s
@@ -231,10 +234,13 @@ class Replicas:
             return
         expires_at = max(found.expires_at, now + lease_s)
         if found.prefill_tokens and not shared.prefill_tokens:
-            self._loads.prefill_completed(shared.id, now)
+            self._prefill_completed(shared.id)
         if shared.decode_blocks > found.decode_blocks:
             self._loads.output_blocks(shared.id, shared.decode_blocks - found.prompt_blocks, now)
         found.expires_at = expires_at
+
+    def _computed(self, id_: str) -> None:
+        self._loads.prefill_completed(id_, self._clock())
 
     def _end(self, id_: str, until: float) -> None:
         self._owners.pop(id_, None)

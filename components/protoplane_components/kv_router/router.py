@@ -7,11 +7,12 @@ import itertools
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from random import Random
 from typing import Protocol
 
 import numpy as np
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from protoplane_base import Code, PlaneError
@@ -19,8 +20,9 @@ from protoplane_components.kv_router.admission import Admission, WaitingLine, re
 from protoplane_components.kv_router.approximate import ApproximateIndex
 from protoplane_components.kv_router.cost import CostWeights, KvPolicy
 from protoplane_components.kv_router.hashing import as_hashes, block_hashes, prefix_keys
-from protoplane_components.kv_router.index import KvIndex, Overlap, Target
-from protoplane_components.kv_router.load import LoadTable, Reservation
+from protoplane_components.kv_router.index import NOTHING, KvIndex, Overlap, Target
+from protoplane_components.kv_router.levels import Levels, as_levels, by_target, of_target
+from protoplane_components.kv_router.load import Figures, LoadTable, Reservation
 from protoplane_components.kv_router.policies import (
     LeastLoaded,
     Policy,
@@ -32,14 +34,16 @@ from protoplane_components.kv_router.policies import (
 from protoplane_components.kv_router.promised import PromisedBlocks
 from protoplane_components.kv_router.selection import Request, Selection, Worker
 
-_NOTHING = Overlap()
-
 
 class Index(Protocol):
     """What a router asks what is cached."""
 
-    def find_keys(self, keys: NDArray[np.uint64]) -> Mapping[Target, Overlap]:
-        """How much of a prompt each target has, of those that have its first block."""
+    def levels(self, keys: NDArray[np.uint64]) -> Levels:
+        """How much of a prompt targets have that have its first block; see `levels.as_levels`.
+
+        Args:
+            keys: Keys of the prompt's prefixes.
+        """
         ...
 
     def remove_worker(self, worker: str) -> None:
@@ -210,8 +214,7 @@ class Router:
         """
         if request.overlaps is not None:
             return request.overlaps
-        keys = self._read(request)[0]
-        return self._guessed(self.index.find_keys(keys), keys)
+        return by_target(self._found(request, self._read(request)[0]))
 
     def hashed(self, request: Request) -> Request:
         """A request with block hashes in place of tokens, for who looks up its overlaps elsewhere.
@@ -369,46 +372,25 @@ class Router:
 
     def _select(self, request: Request, keys: NDArray[np.uint64], tokens: int) -> Selection | None:
         """Choose a worker; `None` where all are too busy."""
-        loads = self.loads
-        rows, barred = self._eligible(request)
+        loads = self.loads.figures
+        places = loads.places
+        rows, barred = self._eligible(request, loads)
         if not len(rows):
             return None
         policy = self._named(request.policy) if request.policy else self._policy
         degraded = policy.needs_index and not self.index_ready
         if degraded:
             policy = self._fallback
-        found = self.index.find_keys(keys) if request.overlaps is None else request.overlaps
-        overlaps = self.promised.joined(self._guessed(found, keys), keys)
-        device, host, disk = np.zeros((3, len(loads.targets)))
-        tiered = False
-        row_of = loads.rows.get
-        for target, overlap in overlaps.items():
-            row = row_of(target)
-            if row is not None:
-                device[row] = overlap.device
-                if overlap.host or overlap.disk:
-                    host[row], disk[row] = overlap.host, overlap.disk
-                    tiered = True
-        view = View(
-            loads=loads,
-            device=device,
-            host=host,
-            disk=disk,
-            prompt_tokens=tokens,
-            block_size=self.block_size,
-            rows=rows,
-            random=self._random,
-            tiered=tiered,
-            replicas=self.replicas,
-        )
+        levels = self.promised.joined(self._found(request, keys), keys)
+        view = View(loads, levels, tokens, self.block_size, rows, self._random, self.replicas)
         judgement = policy.judge(view)
-        target = loads.targets[judgement.row]
+        target = places.targets[judgement.row]
         sticky = False
         if request.session:
             home = self._home(request.session)
-            sticky = home is not None and loads.row(home) in rows
+            sticky = home is not None and places.rows.get(home) in rows
             target = home if home is not None and sticky else target
-        overlap = overlaps.get(target, _NOTHING)
+        overlap = of_target(levels, target) or NOTHING
         return Selection(
             target,
             self._workers[target.worker],
@@ -420,25 +402,26 @@ class Router:
             degraded,
             sticky,
             keys,
-            tuple(loads.targets),
-            overlaps,
+            view,
             judgement,
             barred,
         )
 
-    def _guessed(
-        self, found: Mapping[Target, Overlap], keys: NDArray[np.uint64]
-    ) -> Mapping[Target, Overlap]:
-        """What was found, with what workers that tell nothing should have."""
-        return {**found, **self.guesses.find_keys(keys)} if self._guessing else found
+    def _found(self, request: Request, keys: NDArray[np.uint64]) -> Levels:
+        """What each target has of a prompt; those that tell nothing, should have."""
+        given = request.overlaps
+        found = self.index.levels(keys) if given is None else as_levels(given)
+        return [*found, *self.guesses.levels(keys)] if self._guessing else found
 
-    def _eligible(self, request: Request) -> tuple[NDArray[np.intp], Mapping[int, str]]:
+    def _eligible(
+        self, request: Request, loads: Figures
+    ) -> tuple[NDArray[np.intp], Mapping[int, str]]:
         """Rows to choose from, and why not from others.
 
         Raises:
             PlaneError: UNAVAILABLE, the request allows none, busy or not.
         """
-        targets = self.loads.targets
+        targets = loads.places.targets
         barred: dict[int, str] = {}
         if request.pinned or request.excluded:
             for row, target in enumerate(targets):
@@ -454,12 +437,12 @@ class Router:
                 if targets
                 else "there is no worker; register one",
             )
-        busy = self.admission.busy(self.loads)
+        busy = self.admission.busy(loads)
         if busy is not None:
             for row in np.flatnonzero(busy).tolist():
                 barred.setdefault(row, "busy")
         if not barred:
-            return np.arange(len(targets)), barred
+            return loads.places.all, barred
         return np.array([row for row in range(len(targets)) if row not in barred], np.intp), barred
 
     def _home(self, session: str) -> Target | None:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
+from msgspec import Struct
 from numpy.typing import NDArray
 
 from protoplane_components.kv_router.hashing import Hashes
-from protoplane_components.kv_router.index import Overlap, Target
-from protoplane_components.kv_router.policies import Judgement, Row
-
-_NOTHING = Overlap()
+from protoplane_components.kv_router.index import NOTHING, Overlap, Target
+from protoplane_components.kv_router.levels import by_target
+from protoplane_components.kv_router.load import Row
+from protoplane_components.kv_router.policies import Costs, Judgement, View
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +42,7 @@ class Worker:
         return [Target(self.id, self.dp_start + rank) for rank in range(max(1, self.dp_size))]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
+class Request(Struct, frozen=True, kw_only=True, gc=False):
     """A request that needs a worker. Give its tokens or its block hashes.
 
     Attributes:
@@ -76,8 +76,7 @@ class Request:
     overlaps: Mapping[Target, Overlap] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Score:
+class Score(Struct, frozen=True, gc=False):
     """How a target was judged. Costs are in blocks; the least wins.
 
     Attributes:
@@ -105,8 +104,7 @@ class Score:
     barred: str
 
 
-@dataclass(frozen=True, slots=True)
-class Selection:
+class Selection(Struct, frozen=True, eq=False):
     """A choice.
 
     Attributes:
@@ -120,6 +118,9 @@ class Selection:
         degraded: Whether that is not the one that was asked for, because the index is not ready.
         sticky: Whether the session chose, not the policy.
         keys: Keys of the prompt's prefixes.
+        view: What the policy knew.
+        judgement: What it found.
+        barred: Why some could not be chosen, by row.
     """
 
     target: Target
@@ -131,16 +132,17 @@ class Selection:
     policy: str
     degraded: bool
     sticky: bool
-    keys: NDArray[np.uint64] = field(repr=False)
-    _targets: Sequence[Target] = field(repr=False)
-    _overlaps: Mapping[Target, Overlap] = field(repr=False)
-    _judgement: Judgement = field(repr=False)
-    _barred: Mapping[int, str] = field(repr=False)
+    keys: NDArray[np.uint64]
+    view: View
+    judgement: Judgement
+    barred: Mapping[int, str]
 
     def scores(self) -> list[Score]:
         """How each target was judged: the chosen one first, then by cost, those barred last."""
-        judged = self._judgement
-        nothing = [0.0] * len(self._targets)
+        targets = self.view.loads.places.targets
+        overlaps = by_target(self.view.levels)
+        nothing = [0.0] * len(targets)
+        judged = self._costs()
 
         def column(figures: Row | None) -> list[float]:
             return nothing if figures is None else figures.tolist()
@@ -155,22 +157,30 @@ class Selection:
             judged.probability.tolist(),
             strict=True,
         )
-        scores: list[Score] = []
-        for row, (tokens, prefill, decode, active, bias, cost, probability) in enumerate(columns):
-            target = self._targets[row]
-            scores.append(
-                Score(
-                    target,
-                    self._overlaps.get(target, _NOTHING),
-                    tokens,
-                    prefill,
-                    decode,
-                    active,
-                    bias,
-                    cost,
-                    probability,
-                    self._barred.get(row, ""),
-                )
+        scores = [
+            Score(
+                target,
+                overlaps.get(target, NOTHING),
+                tokens,
+                prefill,
+                decode,
+                active,
+                bias,
+                cost,
+                probability,
+                self.barred.get(row, ""),
             )
+            for row, (target, (tokens, prefill, decode, active, bias, cost, probability)) in (
+                enumerate(zip(targets, columns, strict=True))
+            )
+        ]
         scores.sort(key=lambda each: (each.target != self.target, bool(each.barred), each.cost))
         return scores
+
+    def _costs(self) -> Costs:
+        costs = self.judgement.costs
+        if costs is not None:
+            return costs()
+        probability = np.zeros(len(self.view.loads.placed))
+        probability[self.judgement.row] = 1
+        return Costs(np.zeros_like(probability), probability)

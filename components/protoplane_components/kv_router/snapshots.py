@@ -35,6 +35,7 @@ _MAGIC = b"protoplane kv-index 1\n"
 _PIECE_BLOCKS = 32_768
 _WORDS = np.dtype("<u8")
 _MAX_RECORD_BYTES = 64 << 20
+_MAX_DEPTH = 1 << 30
 
 
 class SnapshotHeader(BaseModel, frozen=True, extra="ignore"):
@@ -145,6 +146,12 @@ class Restoring:
                 "a piece of an index names its worker_id, and has 16 bytes for each of the "
                 f"{count} blocks of its runs, not {len(piece.blocks)}",
             )
+        if any(run.way > run.blocks or run.depth > _MAX_DEPTH for run in piece.runs):
+            raise PlaneError(
+                Code.INVALID_ARGUMENT,
+                "a run of a piece of an index has a way that is longer than the run, or lies "
+                f"deeper than {_MAX_DEPTH} blocks",
+            )
         target = Target(piece.worker_id, piece.dp_rank)
         if target not in self.courses:
             self._index.clear(target)
@@ -238,6 +245,9 @@ def _filled(kept: Iterable[KeptBlocks]) -> Iterator[tuple[Tier, list[KeptBlocks]
     """Runs of one tier at a time, as many as go into a piece; long ones in parts."""
     tier, runs, room = Tier.DEVICE, list[KeptBlocks](), _PIECE_BLOCKS
     for run in kept:
+        if len(run.keys) < len(run.engine_hashes):
+            # Pieces that contradict each other were restored; the rest is still worth keeping.
+            continue
         begin = 0
         while begin < len(run.engine_hashes):
             if runs and (not room or run.tier is not tier):

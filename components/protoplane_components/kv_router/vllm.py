@@ -46,6 +46,7 @@ _BLOCK_SIZE = "PROTOPLANE_VLLM_BLOCK_SIZE"
 _RANKS = "PROTOPLANE_VLLM_RANKS"
 _MODEL = "PROTOPLANE_VLLM_MODEL"
 _AGAIN_S = 1.0
+_MAX_AGAIN_S = 60.0
 _WORD = 1 << 64
 
 # The kinds of KV cache groups that hold every block of a prompt, in what vLLM calls them.
@@ -177,16 +178,18 @@ class VllmFeed:
     def _event(self, event: VllmEvent, dp_rank: int) -> None:
         match event:
             case BlocksStored():
+                if event.group_kind not in _WHOLE:
+                    self._partial_groups.add(event.group)
+                if event.group in self._partial_groups:
+                    # Its blocks may have another size.
+                    return
                 if event.block_size != self._block_size:
                     raise PlaneError(
                         Code.FAILED_PRECONDITION,
                         f"the engine has blocks of {event.block_size} tokens, not "
                         f"{self._block_size}; say so in {_BLOCK_SIZE}, and to the router",
                     )
-                if event.group_kind not in _WHOLE:
-                    self._partial_groups.add(event.group)
-                if event.group not in self._partial_groups:
-                    self._stored(event, dp_rank)
+                self._stored(event, dp_rank)
             case BlocksRemoved():
                 if event.group not in self._partial_groups:
                     self._removed(event, dp_rank)
@@ -282,14 +285,19 @@ class VllmWorker(KvWorker):
         await super().__aexit__(*_)
 
     async def _feed(self, rank: int, stream: VllmStream) -> None:
+        said, pause_s = "", _AGAIN_S
         while True:
             feed = VllmFeed(self, block_size=self.described.block_size, dp_rank=rank)
             try:
                 await feed.run(stream)
             except PlaneError as error:
-                _log.error("KV events at %s: %s", stream.endpoint, error.message)
+                # What is wrong with an engine stays wrong until somebody mends it.
+                level = logging.DEBUG if error.message == said else logging.ERROR
+                _log.log(level, "KV events at %s: %s", stream.endpoint, error.message)
+                said = error.message
             self.cleared(dp_rank=rank)
-            await asyncio.sleep(_AGAIN_S)
+            await asyncio.sleep(pause_s)
+            pause_s = min(2 * pause_s, _MAX_AGAIN_S)
 
 
 def _described(environment: Mapping[str, str]) -> Worker:

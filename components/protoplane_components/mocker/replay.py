@@ -13,7 +13,7 @@ from protoplane_components.mocker.fleet import Fleet, Happened
 from protoplane_components.mocker.report import Distribution, ReplayReport, imbalance
 from protoplane_components.mocker.trace import BLOCK_TOKENS, TraceRequest
 
-# Ids of blocks that are nobody else's: what a request writes. Those of traces are far smaller, in
+# Ids of blocks that are nobody else's: what a request writes. Those of prompts are far smaller, in
 # their low 32 bits too.
 _OWN = (1 << 62) + (1 << 31)
 
@@ -112,11 +112,12 @@ def _requests(
         )
     parts = options.block_tokens // size
     own = _OWN
+    # Ids of a trace may be anything, hashes of 64 bits too; here they count from 0.
+    ids: dict[int, int] = {}
     for number, line in enumerate(trace):
         full = line.input_length // size
-        prompt = tuple(block * parts + part for block in line.hash_ids for part in range(parts))[
-            :full
-        ]
+        blocks = [ids.setdefault(block, len(ids)) * parts for block in line.hash_ids]
+        prompt = tuple(block + part for block in blocks for part in range(parts))[:full]
         written = (line.input_length + line.output_length) // size - full
         request = MockRequest(
             str(number),

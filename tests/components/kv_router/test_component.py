@@ -182,6 +182,28 @@ async def test_busy_workers_are_told_with_a_hint(running: Running) -> None:
     assert "try again in" in caught.value.message
 
 
+async def test_who_waits_until_its_deadline_is_told_when_to_come_again(running: Running) -> None:
+    await running.register("a")
+    for _ in range(2):
+        await running.client.select_and_reserve(SelectAndReserveRequest(request=asked()))
+    with pytest.raises(PlaneError) as caught:
+        await running.client.select_and_reserve(
+            SelectAndReserveRequest(request=asked()), timeout_s=2
+        )
+    assert caught.value.code is Code.RESOURCE_EXHAUSTED
+    assert "try again in" in caught.value.message
+
+
+async def test_a_lease_may_be_as_long_as_a_duration_can_say(running: Running) -> None:
+    await running.register("a")
+    lease = Duration(seconds=315_576_000_000)
+    answer = await running.client.select_and_reserve(
+        SelectAndReserveRequest(request=asked(), lease=lease)
+    )
+    assert answer.expires_at is not None
+    assert answer.expires_at.seconds == 253_402_300_799
+
+
 async def test_a_worker_that_leaves_takes_its_blocks_and_reservations(running: Running) -> None:
     await running.register("a")
     await running.stored("a", [1, 2])
@@ -336,6 +358,12 @@ def test_settings_that_do_not_do(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PROTOPLANE_ROUTER_POLICY", "magic")
     with pytest.raises(PlaneError, match="no policy 'magic'"):
         KvRouter()
+    monkeypatch.delenv("PROTOPLANE_ROUTER_POLICY")
+    for variable in ("PROTOPLANE_ROUTER_WEIGHTS", "PROTOPLANE_ROUTER_ADMISSION"):
+        with monkeypatch.context() as patched:
+            patched.setenv(variable, "magic=1")
+            with pytest.raises(PlaneError, match=f"{variable}: there is no magic"):
+                KvRouter()
     monkeypatch.setenv("PROTOPLANE_ROUTER_BLOCK_SIZE", "big")
     with pytest.raises(PlaneError, match="PROTOPLANE_ROUTER_BLOCK_SIZE is 'big'"):
         KvRouter()

@@ -14,9 +14,11 @@ from tests.components.kv_router.truth import Churn, eventually, indexed, state
 
 from protoplane.inference.v1 import InferenceService
 from protoplane.router.v1 import (
+    PrefillCompletedRequest,
     Prompt,
     RegisterWorkerRequest,
     ReleaseRequest,
+    RemoveWorkerRequest,
     RoutingRequest,
     SelectAndReserveRequest,
     SelectRequest,
@@ -25,7 +27,7 @@ from protoplane.router.v1 import (
     WorkersRequest,
     WorkerStatus,
 )
-from protoplane_components.kv_router import KvIndex, KvRouter, Router, Target
+from protoplane_components.kv_router import Admission, KvIndex, KvRouter, Router, Target
 from protoplane_components.kv_router.states import FetchedState
 from protoplane_components.kv_router.worker import KvWorker
 from protoplane_runtime.engines.objects.opening import open_object_store
@@ -61,9 +63,12 @@ class Place:
         await self._stack.enter_async_context(server)
         return worker, server
 
-    async def router(self, id_: str, **more: Any) -> tuple[KvRouter, Server]:
+    async def router(
+        self, id_: str, admission: Admission | None = None, **more: Any
+    ) -> tuple[KvRouter, Server]:
         """Start a router."""
-        router = KvRouter(Router(block_size=16), replica_interval_s=0.1, **more)
+        inner = Router(block_size=16, admission=admission or Admission())
+        router = KvRouter(inner, replica_interval_s=0.1, **more)
         server = Server(router, self.options(f"protoplane/router/{id_}", inproc=f"test-{id_}"))
         await self._stack.enter_async_context(server)
         return router, server
@@ -271,6 +276,57 @@ async def test_replicas_share_reservations(place: Place) -> None:
     await eventually(lambda: len(one.router.loads) == 1)
     await first.stop()
     assert (await two.release(ReleaseRequest(reservation_id=ids[1]), context())).found
+
+
+async def test_a_worker_that_is_registered_at_one_replica_is_there_at_all(place: Place) -> None:
+    one, first = await place.router("one")
+    two, second = await place.router("two")
+    extra = Worker(id="extra", block_size=16, endpoint="http://10.0.0.1")
+    await one.register_worker(RegisterWorkerRequest(worker=extra), context())
+    await eventually(lambda: "extra" in two.router.workers)
+    answer = await two.select(SelectRequest(request=REQUEST), context())
+    assert answer.selection is not None
+    assert answer.selection.endpoint == "http://10.0.0.1"
+    late, third = await place.router("late")
+    await eventually(lambda: "extra" in late.router.workers)
+    await two.remove_worker(RemoveWorkerRequest(worker_id="extra"), context())
+    await eventually(lambda: not one.router.workers and not late.router.workers)
+    for server in (first, second, third):
+        await server.stop()
+    # Nor does it come back with the snapshot.
+    again, _ = await place.router("again")
+    assert not again.router.workers
+
+
+async def test_other_namespaces_have_other_snapshots(place: Place) -> None:
+    router = KvRouter(Router(block_size=16))
+    async with Server(router, place.options("protoplane/router/one")):
+        extra = Worker(id="extra", block_size=16)
+        await router.register_worker(RegisterWorkerRequest(worker=extra), context())
+    for namespace, workers in (("staging", []), ("default", ["extra"])):
+        again = KvRouter(Router(block_size=16))
+        async with Server(again, place.options("protoplane/router/two", namespace=namespace)):
+            assert [*again.router.workers] == workers
+
+
+async def test_a_prompt_that_is_computed_at_one_replica_makes_room_at_the_other(
+    place: Place,
+) -> None:
+    limit = Admission(max_prefill_tokens=1)
+    one, _ = await place.router("one", admission=limit)
+    two, _ = await place.router("two", admission=limit)
+    extra = Worker(id="extra", block_size=16)
+    await one.register_worker(RegisterWorkerRequest(worker=extra), context())
+    await eventually(lambda: "extra" in two.router.workers)
+    asked = SelectAndReserveRequest(request=REQUEST)
+    first = await one.select_and_reserve(asked, context())
+    await eventually(lambda: len(two.router.loads) == 1)
+    second = asyncio.create_task(two.select_and_reserve(asked, context()))
+    await eventually(lambda: two.router.queued == 1)
+    computed = PrefillCompletedRequest(reservation_id=first.reservation_id)
+    await one.prefill_completed(computed, context())
+    async with asyncio.timeout(30):
+        assert (await second).reservation_id
 
 
 async def test_a_cold_index_is_no_reason_to_wait(place: Place) -> None:

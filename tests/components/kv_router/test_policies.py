@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import replace
 from random import Random
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from protoplane_base import PlaneError
 from protoplane_components.kv_router.cost import CostWeights, KvPolicy
-from protoplane_components.kv_router.index import Target
+from protoplane_components.kv_router.index import Overlap, Target
+from protoplane_components.kv_router.levels import as_levels
 from protoplane_components.kv_router.load import LoadTable, Reservation
 from protoplane_components.kv_router.policies import (
+    Costs,
+    Judgement,
     LeastLoaded,
     Policy,
     PowerOfTwo,
@@ -42,16 +45,26 @@ def view(
         for number in range(requests):
             table.reserve(Reservation(f"{row}.{number}", target, tokens, 0, 0, 60, 60))
     none = [0] * len(loads)
+    held = {
+        target: Overlap(*blocks)
+        for target, *blocks in zip(
+            table.targets, device or none, host or none, disk or none, strict=True
+        )
+    }
     return View(
-        table,
-        np.array(device or none, float),
-        np.array(host or none, float),
-        np.array(disk or none, float),
+        table.figures,
+        as_levels(held),
         prompt,
         SIZE,
         np.array(range(len(loads)) if rows is None else rows, np.intp),
         Random(seed),
     )
+
+
+def costs(judged: Judgement) -> Costs:
+    """The costs of a policy that has some."""
+    assert judged.costs is not None
+    return judged.costs()
 
 
 @pytest.mark.parametrize(
@@ -72,15 +85,17 @@ class TestEveryPolicy:
         for seed in range(40):
             judged = policy.judge(view((0, 0), (2, 64), (1, 16), (0, 0), rows=[1, 2], seed=seed))
             assert judged.row in (1, 2)
-            assert judged.probability[[0, 3]].sum() == 0
-            assert judged.probability.sum() == pytest.approx(1)
-            assert judged.probability[judged.row] > 0
-            assert len(judged.cost) == 4
+            if judged.costs is not None:
+                found = judged.costs()
+                assert found.probability[[0, 3]].sum() == 0
+                assert found.probability.sum() == pytest.approx(1)
+                assert found.probability[judged.row] > 0
+                assert len(found.cost) == 4
 
     def test_a_single_row_is_certain(self, policy: Policy) -> None:
         judged = policy.judge(view((3, 64), (0, 0), rows=[0]))
         assert judged.row == 0
-        assert judged.probability[0] == pytest.approx(1)
+        assert judged.costs is None or judged.costs().probability[0] == pytest.approx(1)
 
 
 def counted(policy: Policy, seen: View, times: int = 400) -> Counter[int]:
@@ -100,7 +115,7 @@ def test_the_less_busy_of_two_is_never_the_busiest() -> None:
     seen = view((0, 0), (1, 64), (2, 64))
     found = counted(PowerOfTwo(), seen, 900)
     assert found[2] == 0
-    expected = PowerOfTwo().judge(seen).probability
+    expected = costs(PowerOfTwo().judge(seen)).probability
     assert expected.tolist() == pytest.approx([2 / 3, 1 / 3, 0])
     assert found[0] == pytest.approx(600, abs=100)
 
@@ -115,10 +130,11 @@ def test_the_cost_is_what_the_formula_says() -> None:
     weights = CostWeights(warm_requests=0, decode=1)
     seen = view((2, 32), (0, 0), device=[3, 0], host=[0, 1], disk=[0, 2], prompt=100)
     judged = KvPolicy(weights).judge(seen)
-    assert judged.prefill_tokens is not None
-    assert judged.prefill_tokens.tolist() == [64 + 100 - 48, 100 - 16 * (0.75 + 0.5)]
+    found = costs(judged)
+    assert found.prefill_tokens is not None
+    assert found.prefill_tokens.tolist() == [64 + 100 - 48, 100 - 16 * (0.75 + 0.5)]
     # Of what is to compute, the prompt's own part counts three times.
-    assert judged.cost.tolist() == [(64 + 3 * 52) / 16 + 7 + 2, 3 * 80 / 16 + 7]
+    assert found.cost.tolist() == [(64 + 3 * 52) / 16 + 7 + 2, 3 * 80 / 16 + 7]
     assert judged.row == 1
 
 
@@ -146,10 +162,8 @@ def test_a_new_worker_is_warmed_for_a_while() -> None:
     # Without it, the worker with the whole prompt would always win.
     assert set(counted(KvPolicy(CostWeights(active=0, warm_requests=0)), seen)) == {0}
     assert min(counted(warming, seen).values()) > 100
-    for number in range(4):
-        target = Target("w1")
-        seen.loads.reserve(Reservation(f"new{number}", target, 0, 0, 0, 60, 60))
-    assert set(counted(warming, seen)) == {0}
+    warm = view((6, 0), (4, 0), device=[4, 0], prompt=64)
+    assert set(counted(warming, warm)) == {0}
 
 
 def test_replicas_that_know_the_same_do_not_all_choose_the_same() -> None:

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from protoplane_components.kv_router.hashing import block_hashes, prefix_keys
 from protoplane_components.kv_router.index import KvIndex, Overlap, Target
+from protoplane_components.kv_router.levels import Group, as_levels, by_target
 from protoplane_components.kv_router.promised import PromisedBlocks
 from protoplane_components.kv_router.router import Router
 from protoplane_components.kv_router.selection import Request, Worker
 
-A, B = Target("a", 0), Target("b", 0)
+A, B, C = Target("a", 0), Target("b", 0), Target("c", 0)
+
+
+def joined(
+    promised: PromisedBlocks, found: dict[Target, Overlap], keys: NDArray[np.uint64]
+) -> dict[Target, Overlap]:
+    """What each target has, or will have."""
+    return by_target(promised.joined(as_levels(found), keys))
 
 
 @settings(deadline=None)
@@ -46,7 +56,7 @@ def test_the_longest_prefix_of_the_prompts_under_way_is_found(
             while depth < len(prompt) and prompt[depth] == asked[depth]:
                 depth += 1
             expected[where] = max(expected[where], depth)
-        found = promised.joined({}, prefix_keys(block_hashes(asked, 1)))
+        found = joined(promised, {}, prefix_keys(block_hashes(asked, 1)))
         assert {target: found.get(target, Overlap()).device for target in (A, B)} == expected
 
 
@@ -54,10 +64,40 @@ def test_what_is_promised_covers_slower_tiers() -> None:
     promised = PromisedBlocks()
     prompt = prefix_keys(block_hashes([1, 2, 3, 4, 5, 6], 1))
     promised.promise("x", A, prompt[:3])
-    assert promised.joined({A: Overlap(1, 1, 2)}, prompt) == {A: Overlap(3, 0, 1)}
-    assert promised.joined({A: Overlap(2, 3, 1)}, prompt) == {A: Overlap(3, 2, 1)}
-    assert promised.joined({A: Overlap(5)}, prompt) == {A: Overlap(5)}
-    assert promised.joined({B: Overlap(5)}, prompt) == {A: Overlap(3), B: Overlap(5)}
+    assert joined(promised, {A: Overlap(1, 1, 2)}, prompt) == {A: Overlap(3, 0, 1)}
+    assert joined(promised, {A: Overlap(2, 3, 1)}, prompt) == {A: Overlap(3, 2, 1)}
+    assert joined(promised, {A: Overlap(5)}, prompt) == {A: Overlap(5)}
+    assert joined(promised, {B: Overlap(5)}, prompt) == {A: Overlap(3), B: Overlap(5)}
+
+
+@settings(deadline=None)
+@given(
+    st.lists(
+        st.tuples(
+            st.sets(st.sampled_from([A, B, C]), min_size=1),
+            st.builds(Overlap, st.integers(0, 4), st.integers(0, 3), st.integers(0, 3)),
+        ),
+        max_size=4,
+    ),
+    st.lists(st.tuples(st.sampled_from([A, B, C]), st.integers(1, 9)), max_size=6),
+)
+def test_each_target_has_the_more_of_what_it_has_and_was_promised(
+    found: list[tuple[set[Target], Overlap]], given_: list[tuple[Target, int]]
+) -> None:
+    """However many levels a target is in."""
+    prompt = prefix_keys(block_hashes(range(9), 1))
+    promised = PromisedBlocks()
+    for number, (target, depth) in enumerate(given_):
+        promised.promise(str(number), target, prompt[:depth])
+    levels = [(overlap, Group(targets)) for targets, overlap in found]
+    has = by_target(levels)
+    will = by_target(promised.joined(levels, prompt))
+    for target in (A, B, C):
+        before, after = has.get(target, Overlap()), will.get(target, Overlap())
+        depth = max((depth for who, depth in given_ if who == target), default=0)
+        assert after.device == max(before.device, depth)
+        assert after.device + after.host == max(before.device + before.host, depth)
+        assert after.blocks == max(before.blocks, depth)
 
 
 def test_a_worker_that_goes_takes_its_promises_along() -> None:
@@ -67,7 +107,7 @@ def test_a_worker_that_goes_takes_its_promises_along() -> None:
     promised.promise("y", B, prompt)
     promised.remove_worker("a")
     promised.settle("x")
-    assert promised.joined({}, prompt) == {B: Overlap(2)}
+    assert joined(promised, {}, prompt) == {B: Overlap(2)}
     assert len(promised) == 1
 
 

@@ -1,28 +1,33 @@
-"""Requests with long prompts come out of JSON as they do in the ordinary way."""
+"""Requests with long prompts come out of JSON as in the ordinary way; by C and by Python."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from operator import attrgetter
 from typing import Any
 
 import pytest
+from tests.components.kv_router.hashing_ways import WAYS, loaded
 
 from protoplane.router.v1 import QueryRequest, RoutingRequest, SelectRequest
-from protoplane_components.kv_router.hashing import block_hashes
-from protoplane_components.kv_router.prompts import RecentPrompts
-from protoplane_components.kv_router.reading import PromptReader
+from protoplane_components.kv_router import reading
+from protoplane_components.kv_router.hashing import as_hashes, block_hashes
 
 TOKENS = [7 * number % 100_000 for number in range(400)]
 
 
+@pytest.fixture(autouse=True, scope="module", params=WAYS)
+def way(request: pytest.FixtureRequest) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        for hashing in loaded(request.param):
+            patch.setattr(reading, "read_prompt", hashing.read_prompt)
+            yield
+
+
 def read(document: Any) -> SelectRequest | None:
     data = document if isinstance(document, bytes) else json.dumps(document).encode()
-    reader = PromptReader(RecentPrompts(16)).reader(SelectRequest, attrgetter("request"))
-    found = reader(data)
-    if found is not None:
-        assert reader(data) == found
-    return found
+    return reading.prompt_reader(SelectRequest, attrgetter("request"), 16)(data)
 
 
 def asking(**more: Any) -> dict[str, Any]:
@@ -39,6 +44,7 @@ def test_the_prompt_is_block_hashes_and_all_else_is_as_it_came() -> None:
     assert blocks is not None
     assert blocks.tokens == len(TOKENS)
     assert blocks.hashes == block_hashes(TOKENS, 16, lora="l", cache_namespace="n").tolist()
+    assert as_hashes(blocks.hashes).tolist() == blocks.hashes
     ordinary = SelectRequest.model_validate_json(json.dumps({"request": rest}))
     assert ordinary.request is not None
     found.request.prompt = None
@@ -49,6 +55,7 @@ def test_the_prompt_is_block_hashes_and_all_else_is_as_it_came() -> None:
     again = read(asking())
     assert again is not None
     assert SelectRequest.from_bytes(again.to_bytes()) == again
+    assert SelectRequest.model_validate_json(again.model_dump_json()) == again
 
 
 @pytest.mark.parametrize(
@@ -83,7 +90,7 @@ def test_a_list_in_a_text_is_no_prompt() -> None:
 
 
 def test_a_query_has_its_prompt_elsewhere() -> None:
-    reader = PromptReader(RecentPrompts(16)).reader(QueryRequest, lambda request: request)
+    reader = reading.prompt_reader(QueryRequest, lambda request: request, 16)
     found = reader(json.dumps({"prompt": {"tokens": {"ids": TOKENS}}}).encode())
     assert found is not None
     assert found.prompt is not None

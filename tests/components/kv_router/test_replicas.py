@@ -9,14 +9,12 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from time import monotonic
 
 import pytest
+from tests.components.kv_router.lossy import LossyLog
 from tests.components.kv_router.truth import eventually
 
-from protoplane_base import Code, PlaneError
 from protoplane_components.kv_router.index import Target
 from protoplane_components.kv_router.load import LoadTable, Reservation
 from protoplane_components.kv_router.replicas import Replicas
-from protoplane_runtime.engines.interface import EventId
-from protoplane_runtime.engines.memory import MemoryLog
 
 pytestmark = pytest.mark.anyio
 
@@ -28,22 +26,6 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
-class LossyLog(MemoryLog):
-    """Loses a share of the events, and may be away."""
-
-    share = 0.0
-    away = False
-    published = 0
-
-    async def publish(self, key: str, type_: str, data: bytes, json: str, **how: object) -> EventId:
-        self.published += 1
-        if self.away:
-            raise PlaneError(Code.UNAVAILABLE, "the engine is away")
-        if random.random() < self.share:
-            return self.last
-        return await super().publish(key, type_, data, json)
-
-
 class Replica:
     """A replica without the router around it."""
 
@@ -51,7 +33,19 @@ class Replica:
         self.loads = LoadTable()
         for target in TARGETS:
             self.loads.add(target)
-        self.shared = Replicas(self.loads, log, monotonic, name=name, interval_s=0.1)
+        self.computed: list[str] = []
+        self.shared = Replicas(
+            self.loads,
+            log,
+            monotonic,
+            name=name,
+            interval_s=0.1,
+            prefill_completed=self._prefill_completed,
+        )
+
+    def _prefill_completed(self, id_: str) -> None:
+        self.computed.append(id_)
+        self.loads.prefill_completed(id_, monotonic())
 
     def reserve(self, id_: str, target: Target = TARGETS[0], lease_s: float = 60) -> None:
         made = Reservation(id_, target, 100, 4, 0, lease_s, monotonic() + lease_s)
@@ -96,6 +90,8 @@ async def test_each_knows_what_the_other_places() -> None:
         await eventually(lambda: two.sees() == [("r", TARGETS[1], 100, 4)])
         one.wrote("r", 3)
         await eventually(lambda: two.sees() == [("r", TARGETS[1], 0, 7)])
+        # Who waits at the other replica is to be woken.
+        assert two.computed == ["r"]
         one.release("r")
         await eventually(lambda: two.sees() == [])
         assert two.loads.loads()[1].active_requests == 0

@@ -14,12 +14,14 @@ from protoplane_components.kv_router import (
     Admission,
     ApproximateIndex,
     CostWeights,
+    Judgement,
     KvIndex,
     Overlap,
     QueueOrder,
     Request,
     Router,
     Target,
+    View,
     Worker,
     block_hashes,
 )
@@ -74,6 +76,43 @@ def test_the_worker_with_the_prompt_is_chosen_and_the_table_says_why() -> None:
     assert (first.prefill, first.decode, first.cost) == (3 / 16, 5, 5 + 3 / 16)
     assert (second.target, second.overlap, second.cost) == (A, Overlap(), 3 * 65 / 16 + 5)
     assert (third.target.worker, third.barred, third.probability) == ("c", "excluded", 0.0)
+
+
+@pytest.mark.parametrize("policy", ["kv", "least-loaded", "p2c", "random", "round-robin"])
+def test_the_table_is_that_of_the_choice_however_late_it_is_asked_for(policy: str) -> None:
+    index, late = KvIndex(), KvIndex()
+    for each in (index, late):
+        each.store(B, HASHES, HASHES)
+    asked = Request(tokens=PROMPT, excluded=frozenset("c"))
+    selection = router("a", "b", "c", index=index, policy=policy).select(asked)
+    told = selection.scores()
+    made = router("a", "b", "c", index=late, policy=policy)
+    selection = made.select(asked)
+    made.reserve(Request(tokens=PROMPT))
+    made.reserve(Request(tokens=PROMPT, pinned=frozenset("b")))
+    made.remove("a")
+    late.clear(B)
+    assert selection.scores() == told
+    for score in told:
+        parts = score.prefill + score.decode + score.active + score.bias
+        assert score.cost == pytest.approx(parts)
+
+
+def test_a_policy_of_ones_own() -> None:
+    class Last:
+        name = "last"
+        needs_index = False
+
+        def judge(self, view: View) -> Judgement:
+            return Judgement(view.rows.item(-1))
+
+    made = Router(policy=Last())
+    for name in "abc":
+        made.register(Worker(name))
+    selection = made.select(Request(tokens=PROMPT, excluded=frozenset("c")))
+    assert selection.target == B
+    assert [score.probability for score in selection.scores()] == [1, 0, 0]
+    assert made.select(Request(tokens=PROMPT, policy="least-loaded")).policy == "least-loaded"
 
 
 def test_lora_and_namespace_are_part_of_a_block() -> None:

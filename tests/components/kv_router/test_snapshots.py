@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import random
 
+import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from protoplane.router.v1 import IndexPiece, IndexRun
+from protoplane.router.v1 import IndexPiece, IndexRun, StorageTier
 from protoplane_base import Code, PlaneError
 from protoplane_components.kv_router.following import Course
 from protoplane_components.kv_router.index import KvIndex, Overlap, Target, Tier
@@ -75,6 +78,8 @@ def test_what_has_lost_its_beginning_finds_it_again() -> None:
         ({"block_size": 32}, Code.FAILED_PRECONDITION, "blocks of 32 tokens"),
         ({"worker_id": ""}, Code.INVALID_ARGUMENT, "names its worker_id"),
         ({"blocks": bytes(24)}, Code.INVALID_ARGUMENT, "each of the 1 blocks of its runs, not 24"),
+        ({"runs": [IndexRun(blocks=1, way=2)]}, Code.INVALID_ARGUMENT, "a way that is longer"),
+        ({"runs": [IndexRun(blocks=1, depth=1 << 31)]}, Code.INVALID_ARGUMENT, "lies deeper"),
     ],
 )
 def test_what_is_no_piece_is_refused(change: dict[str, object], code: Code, match: str) -> None:
@@ -89,4 +94,40 @@ def test_what_is_no_piece_is_refused(change: dict[str, object], code: Code, matc
     with pytest.raises(PlaneError, match=match) as caught:
         Restoring(index, 16).put(IndexPiece.model_validate(fields | change))
     assert caught.value.code is code
+    assert not index.targets()
+
+
+@given(st.data())
+def test_pieces_that_contradict_each_other_break_nothing(data: st.DataObject) -> None:
+    """Nothing that comes hangs or fails the index: it is dumped, asked and emptied as any other."""
+    index = KvIndex()
+    restoring = Restoring(index, 16)
+    few = st.sampled_from([0, 1, 2, 3, (1 << 64) - 1])
+    for _ in range(data.draw(st.integers(1, 4))):
+        runs = [
+            IndexRun(
+                blocks=blocks,
+                depth=data.draw(st.sampled_from([0, 1, 3, 1 << 30])),
+                parent=data.draw(st.none() | few),
+                way=data.draw(st.integers(0, blocks)),
+            )
+            for blocks in data.draw(st.lists(st.sampled_from([0, 1, 2, 5]), max_size=4))
+        ]
+        count = 2 * sum(run.blocks for run in runs)
+        words = data.draw(st.lists(few, min_size=count, max_size=count))
+        restoring.put(
+            IndexPiece(
+                version=PIECE_VERSION,
+                worker_id=data.draw(st.sampled_from("ab")),
+                block_size=16,
+                tier=data.draw(st.sampled_from(StorageTier)),
+                blocks=np.array(words, np.uint64).tobytes(),
+                runs=runs,
+            )
+        )
+    assert {piece.worker_id for piece in dump(index, restoring.courses, 16)} <= {"a", "b"}
+    index.find([1, 2, 3])
+    for target in [*index.targets()]:
+        index.clear(target)
+    assert not index.sweep(1000)
     assert not index.targets()

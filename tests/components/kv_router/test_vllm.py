@@ -80,6 +80,9 @@ def test_what_tokens_do_not_identify_is_left_out_and_all_behind_it() -> None:
     assert feed.left_out == 3
     window = {**marked, "group_idx": 1, "kv_cache_spec_kind": "sliding_window"}
     feed.take(batch({**window, "block_hashes": [9], "token_ids": [9, 9], "extra_keys": None}))
+    # Its blocks may be of another size, as in hybrid models.
+    other = {**window, "block_hashes": [9], "token_ids": [9] * 4, "block_size": 4}
+    feed.take(batch({**other, "extra_keys": None}))
     feed.take(batch({"type": "BlockRemoved", "block_hashes": [1], "group_idx": 1}))
     assert find(index, 9) == {}
     assert find(index, 1) == {TARGET: Overlap(1)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -109,6 +110,49 @@ def test_the_command_prints_one_object(trace: Path, tmp_path: Path) -> None:
     assert page.read_text().startswith("<!doctype html>")
 
 
+def test_the_command_draws_a_picture(trace: Path, tmp_path: Path) -> None:
+    image = pytest.importorskip("PIL.Image")
+    pytest.importorskip("matplotlib")
+    page, picture = tmp_path / "page.html", tmp_path / "picture.png"
+    arguments = f"replay {trace} --workers 2 --speedup 1,90 --plot {page} --plot {picture}"
+    done = CliRunner().invoke(router, arguments)
+    assert done.exit_code == 0, done.output
+    assert done.stdout.endswith(f"drawn into {page}\ndrawn into {picture}\n")
+    assert page.exists()
+    with image.open(picture) as drawn:
+        drawn.load()
+        # Something is drawn in the colour of each policy.
+        colors = {color for _, color in drawn.convert("RGB").getcolors(1 << 24)}
+    assert {(0x00, 0x72, 0xB2), (0xD5, 0x5E, 0x00)} <= colors
+
+
+def test_a_picture_needs_an_extra(
+    trace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [each for each in sys.modules if each.startswith("matplotlib")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.delitem(sys.modules, "protoplane_components.mocker.picture", raising=False)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    picture = tmp_path / "picture.png"
+    done = CliRunner().invoke(router, ["replay", str(trace), "--plot", str(picture)])
+    assert done.exit_code == 1
+    assert "pip install 'protoplane[plot]'" in done.output
+
+
+@pytest.mark.parametrize("change", [-(1 << 80), 1 << 32, 1 << 64])
+def test_ids_of_blocks_may_be_any_numbers(change: int) -> None:
+    changed = [
+        each.model_copy(
+            update={"hash_ids": tuple(block * (1 << 33) + change for block in each.hash_ids)}
+        )
+        for each in TRACE[:40]
+    ]
+    one, other = (
+        replay(each, "kv", dispatch_by("kv", OPTIONS), OPTIONS) for each in (TRACE[:40], changed)
+    )
+    assert one == other
+
+
 def test_the_command_prints_tables(trace: Path) -> None:
     done = CliRunner().invoke(router, ["replay", str(trace), "--workers", "2", "--first", "40"])
     assert done.exit_code == 0, done.output
@@ -125,7 +169,8 @@ def test_the_command_prints_tables(trace: Path) -> None:
         (["--policy", "kv,best"], "'best' is none of kv,"),
         (["--speedup", "0"], "a speed-up is above 0"),
         (["--speedup", "fast"], "is not numbers"),
-        (["--plot", "page.pdf"], "does not end in .html"),
+        (["--plot", "page.pdf"], "ends neither in .html nor in .png"),
+        (["--plot", "no/folder/page.png"], "there is no folder no/folder"),
         (["--block-size", "100"], "do not divide"),
         (["--cache-tokens", "1024"], "give the engines more blocks"),
         (["--trace-block-size", "256"], "line 1: "),

@@ -146,8 +146,8 @@ async def test_reservations_last_as_long_as_requests(fleet: Fleet, stack: AsyncE
     # The prompt is computed, and the answer fills blocks.
     await eventually(
         lambda: (
-            component.router.loads.prefill_tokens[0] == 0
-            and component.router.loads.decode_blocks[0] > 0
+            component.router.loads.figures.prefill_tokens[0] == 0
+            and component.router.loads.figures.decode_blocks[0] > 0
         )
     )
     await answers.aclose()  # type: ignore[attr-defined]

@@ -22,9 +22,11 @@ if _typing.TYPE_CHECKING:
         KvWorkerService as KvWorkerService,
     )
     from protoplane.router.v1.replicas_models import (
+        RegistrationsTold as RegistrationsTold,
         ReservationChanged as ReservationChanged,
         ReservationDigest as ReservationDigest,
         SharedReservation as SharedReservation,
+        WorkerRegistration as WorkerRegistration,
     )
     from protoplane.router.v1.router_models import (
         BlockSequence as BlockSequence,
@@ -101,9 +103,11 @@ else:
                 "KvWorkerService",
             ),
             "replicas_models": (
+                "RegistrationsTold",
                 "ReservationChanged",
                 "ReservationDigest",
                 "SharedReservation",
+                "WorkerRegistration",
             ),
             "router_models": (
                 "BlockSequence",
@@ -202,6 +206,7 @@ __all__ = [
     "QueryResponse",
     "RegisterWorkerRequest",
     "RegisterWorkerResponse",
+    "RegistrationsTold",
     "ReleaseRequest",
     "ReleaseResponse",
     "RemoveWorkerRequest",
@@ -221,6 +226,7 @@ __all__ = [
     "TokenSequence",
     "Worker",
     "WorkerLoad",
+    "WorkerRegistration",
     "WorkerScore",
     "WorkerStatus",
     "WorkersRequest",

@@ -7,6 +7,7 @@ import typing as _typing
 
 import protoplane.router.v1.replicas_pb2 as _pb2
 import protoplane_base as _base
+import protoplane.router.v1.router_models as _router_models
 
 _base.require_format(1, generator="0.1.0")
 
@@ -192,5 +193,117 @@ class ReservationDigest(
                 sequence=v["sequence"],
                 time=None if (x := v["time"]) is None else x.to_pb(),
                 reservations=[x.to_pb() for x in v["reservations"]],
+            ),
+        )
+
+
+class RegistrationsTold(
+    _base.Message,
+    pb=_pb2.RegistrationsTold,
+    event=_base.EventSpec(_base.KeyTemplate("router/replicas/{replica}/workers")),
+):
+    """Workers that were registered at a replica, or removed there. It is told at each change, and every
+    few seconds while there are some.
+    """
+
+    replica: _base.Implicit[_base.String] = _base.field(
+        default="",
+        json_name="replica",
+        description="Who tells: one path segment.",
+    )
+    router: _base.Implicit[_base.String] = _base.field(
+        default="",
+        json_name="router",
+        description="Which router it is a replica of, by namespace and component; others pass over what it tells.",
+    )
+    fingerprint: _base.UInt64 | None = _base.field(
+        default=None,
+        json_name="fingerprint",
+        description="Hash of all that are registered there. Who has another is told all of them, and tells its own.\nAbsent where more of the same follows.",
+    )
+    registrations: _base.Repeated[WorkerRegistration] = _base.field(
+        default_factory=list,
+        json_name="registrations",
+        description="Those that have changed, or all.",
+    )
+
+    @classmethod
+    def from_pb(cls, pb: _pb2.RegistrationsTold) -> _typing.Self:
+        """Read a protobuf message; see `protoplane_base.Message.from_pb`."""
+        has = pb.HasField
+        return _base.construct(
+            cls,
+            {
+                "replica": pb.replica,
+                "router": pb.router,
+                "fingerprint": pb.fingerprint if has("fingerprint") else None,
+                "registrations": [WorkerRegistration.from_pb(x) for x in pb.registrations],
+            },
+            pb,
+        )
+
+    def to_pb(self) -> _pb2.RegistrationsTold:
+        """Make a protobuf message; see `protoplane_base.Message.to_pb`."""
+        v = self.__dict__
+        return _base.restore(
+            self,
+            _pb2.RegistrationsTold(
+                replica=v["replica"],
+                router=v["router"],
+                fingerprint=v["fingerprint"],
+                registrations=[x.to_pb() for x in v["registrations"]],
+            ),
+        )
+
+
+class WorkerRegistration(_base.Message, pb=_pb2.WorkerRegistration):
+    """That a worker was registered, or removed. Of two of the same worker the later one counts."""
+
+    worker: _router_models.Worker | None = _base.field(
+        default=None,
+        json_name="worker",
+        description="The worker; of one that was removed the id alone.",
+    )
+    removed: _base.Implicit[_base.Bool] = _base.field(
+        default=False,
+        json_name="removed",
+        description="Whether it was removed.",
+    )
+    instance: _base.Implicit[_base.String] = _base.field(
+        default="",
+        json_name="instance",
+        description="Name of the instance that discovery had found the removed worker as; empty where it had been\nregistered.",
+    )
+    time: _base.Timestamp | None = _base.field(
+        default=None,
+        json_name="time",
+        description="When that was, by the clock of the replica where it was done.",
+    )
+
+    @classmethod
+    def from_pb(cls, pb: _pb2.WorkerRegistration) -> _typing.Self:
+        """Read a protobuf message; see `protoplane_base.Message.from_pb`."""
+        has = pb.HasField
+        return _base.construct(
+            cls,
+            {
+                "worker": _router_models.Worker.from_pb(pb.worker) if has("worker") else None,
+                "removed": pb.removed,
+                "instance": pb.instance,
+                "time": _base.Timestamp.from_pb(pb.time) if has("time") else None,
+            },
+            pb,
+        )
+
+    def to_pb(self) -> _pb2.WorkerRegistration:
+        """Make a protobuf message; see `protoplane_base.Message.to_pb`."""
+        v = self.__dict__
+        return _base.restore(
+            self,
+            _pb2.WorkerRegistration(
+                worker=None if (x := v["worker"]) is None else x.to_pb(),
+                removed=v["removed"],
+                instance=v["instance"],
+                time=None if (x := v["time"]) is None else x.to_pb(),
             ),
         )

@@ -24,10 +24,11 @@ _sym_db = _symbol_database.Default()
 
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from protoplane.router.v1 import router_pb2 as protoplane_dot_router_dot_v1_dot_router__pb2
 from protoplane.v1 import annotations_pb2 as protoplane_dot_v1_dot_annotations__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#protoplane/router/v1/replicas.proto\x12\x14protoplane.router.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1fprotoplane/v1/annotations.proto\"\xe1\x01\n\x12ReservationChanged\x12\x18\n\x07replica\x18\x01 \x01(\tR\x07replica\x12\x1a\n\x08sequence\x18\x02 \x01(\x04R\x08sequence\x12I\n\x0breservation\x18\x03 \x01(\x0b\x32\'.protoplane.router.v1.SharedReservationR\x0breservation\x12\x1a\n\x08released\x18\x04 \x01(\x08R\x08released:.\x8a\xce\x18*\n&router/replicas/{replica}/reservations\x10\x01\"\xd1\x01\n\x11SharedReservation\x12\x0e\n\x02id\x18\x01 \x01(\tR\x02id\x12\x16\n\x06worker\x18\x02 \x01(\tR\x06worker\x12\x17\n\x07\x64p_rank\x18\x03 \x01(\rR\x06\x64pRank\x12%\n\x0eprefill_tokens\x18\x04 \x01(\rR\rprefillTokens\x12#\n\rdecode_blocks\x18\x05 \x01(\rR\x0c\x64\x65\x63odeBlocks\x12/\n\x05lease\x18\x06 \x01(\x0b\x32\x19.google.protobuf.DurationR\x05lease\"\xf0\x01\n\x11ReservationDigest\x12\x18\n\x07replica\x18\x01 \x01(\tR\x07replica\x12\x1a\n\x08sequence\x18\x02 \x01(\x04R\x08sequence\x12.\n\x04time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x04time\x12K\n\x0creservations\x18\x04 \x03(\x0b\x32\'.protoplane.router.v1.SharedReservationR\x0creservations:(\x8a\xce\x18$\n router/replicas/{replica}/digest\x10\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#protoplane/router/v1/replicas.proto\x12\x14protoplane.router.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a!protoplane/router/v1/router.proto\x1a\x1fprotoplane/v1/annotations.proto\"\xe1\x01\n\x12ReservationChanged\x12\x18\n\x07replica\x18\x01 \x01(\tR\x07replica\x12\x1a\n\x08sequence\x18\x02 \x01(\x04R\x08sequence\x12I\n\x0breservation\x18\x03 \x01(\x0b\x32\'.protoplane.router.v1.SharedReservationR\x0breservation\x12\x1a\n\x08released\x18\x04 \x01(\x08R\x08released:.\x8a\xce\x18*\n&router/replicas/{replica}/reservations\x10\x01\"\xd1\x01\n\x11SharedReservation\x12\x0e\n\x02id\x18\x01 \x01(\tR\x02id\x12\x16\n\x06worker\x18\x02 \x01(\tR\x06worker\x12\x17\n\x07\x64p_rank\x18\x03 \x01(\rR\x06\x64pRank\x12%\n\x0eprefill_tokens\x18\x04 \x01(\rR\rprefillTokens\x12#\n\rdecode_blocks\x18\x05 \x01(\rR\x0c\x64\x65\x63odeBlocks\x12/\n\x05lease\x18\x06 \x01(\x0b\x32\x19.google.protobuf.DurationR\x05lease\"\xf0\x01\n\x11ReservationDigest\x12\x18\n\x07replica\x18\x01 \x01(\tR\x07replica\x12\x1a\n\x08sequence\x18\x02 \x01(\x04R\x08sequence\x12.\n\x04time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x04time\x12K\n\x0creservations\x18\x04 \x03(\x0b\x32\'.protoplane.router.v1.SharedReservationR\x0creservations:(\x8a\xce\x18$\n router/replicas/{replica}/digest\x10\x01\"\xf7\x01\n\x11RegistrationsTold\x12\x18\n\x07replica\x18\x01 \x01(\tR\x07replica\x12\x16\n\x06router\x18\x02 \x01(\tR\x06router\x12%\n\x0b\x66ingerprint\x18\x03 \x01(\x06H\x00R\x0b\x66ingerprint\x88\x01\x01\x12N\n\rregistrations\x18\x04 \x03(\x0b\x32(.protoplane.router.v1.WorkerRegistrationR\rregistrations:)\x8a\xce\x18%\n!router/replicas/{replica}/workers\x10\x01\x42\x0e\n\x0c_fingerprint\"\xb0\x01\n\x12WorkerRegistration\x12\x34\n\x06worker\x18\x01 \x01(\x0b\x32\x1c.protoplane.router.v1.WorkerR\x06worker\x12\x18\n\x07removed\x18\x02 \x01(\x08R\x07removed\x12\x1a\n\x08instance\x18\x03 \x01(\tR\x08instance\x12.\n\x04time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x04timeb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,10 +39,16 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RESERVATIONCHANGED']._serialized_options = b'\212\316\030*\n&router/replicas/{replica}/reservations\020\001'
   _globals['_RESERVATIONDIGEST']._loaded_options = None
   _globals['_RESERVATIONDIGEST']._serialized_options = b'\212\316\030$\n router/replicas/{replica}/digest\020\001'
-  _globals['_RESERVATIONCHANGED']._serialized_start=160
-  _globals['_RESERVATIONCHANGED']._serialized_end=385
-  _globals['_SHAREDRESERVATION']._serialized_start=388
-  _globals['_SHAREDRESERVATION']._serialized_end=597
-  _globals['_RESERVATIONDIGEST']._serialized_start=600
-  _globals['_RESERVATIONDIGEST']._serialized_end=840
+  _globals['_REGISTRATIONSTOLD']._loaded_options = None
+  _globals['_REGISTRATIONSTOLD']._serialized_options = b'\212\316\030%\n!router/replicas/{replica}/workers\020\001'
+  _globals['_RESERVATIONCHANGED']._serialized_start=195
+  _globals['_RESERVATIONCHANGED']._serialized_end=420
+  _globals['_SHAREDRESERVATION']._serialized_start=423
+  _globals['_SHAREDRESERVATION']._serialized_end=632
+  _globals['_RESERVATIONDIGEST']._serialized_start=635
+  _globals['_RESERVATIONDIGEST']._serialized_end=875
+  _globals['_REGISTRATIONSTOLD']._serialized_start=878
+  _globals['_REGISTRATIONSTOLD']._serialized_end=1125
+  _globals['_WORKERREGISTRATION']._serialized_start=1128
+  _globals['_WORKERREGISTRATION']._serialized_end=1304
 # @@protoc_insertion_point(module_scope)

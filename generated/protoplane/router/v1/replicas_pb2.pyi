@@ -3,6 +3,7 @@ import datetime
 
 from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
+from protoplane.router.v1 import router_pb2 as _router_pb2
 from protoplane.v1 import annotations_pb2 as _annotations_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf import descriptor as _descriptor
@@ -51,3 +52,27 @@ class ReservationDigest(_message.Message):
     time: _timestamp_pb2.Timestamp
     reservations: _containers.RepeatedCompositeFieldContainer[SharedReservation]
     def __init__(self, replica: _Optional[str] = ..., sequence: _Optional[int] = ..., time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping[str, object]]] = ..., reservations: _Optional[_Iterable[_Union[SharedReservation, _Mapping[str, object]]]] = ...) -> None: ...
+
+class RegistrationsTold(_message.Message):
+    __slots__ = ("replica", "router", "fingerprint", "registrations")
+    REPLICA_FIELD_NUMBER: _ClassVar[int]
+    ROUTER_FIELD_NUMBER: _ClassVar[int]
+    FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
+    REGISTRATIONS_FIELD_NUMBER: _ClassVar[int]
+    replica: str
+    router: str
+    fingerprint: int
+    registrations: _containers.RepeatedCompositeFieldContainer[WorkerRegistration]
+    def __init__(self, replica: _Optional[str] = ..., router: _Optional[str] = ..., fingerprint: _Optional[int] = ..., registrations: _Optional[_Iterable[_Union[WorkerRegistration, _Mapping[str, object]]]] = ...) -> None: ...
+
+class WorkerRegistration(_message.Message):
+    __slots__ = ("worker", "removed", "instance", "time")
+    WORKER_FIELD_NUMBER: _ClassVar[int]
+    REMOVED_FIELD_NUMBER: _ClassVar[int]
+    INSTANCE_FIELD_NUMBER: _ClassVar[int]
+    TIME_FIELD_NUMBER: _ClassVar[int]
+    worker: _router_pb2.Worker
+    removed: bool
+    instance: str
+    time: _timestamp_pb2.Timestamp
+    def __init__(self, worker: _Optional[_Union[_router_pb2.Worker, _Mapping[str, object]]] = ..., removed: _Optional[bool] = ..., instance: _Optional[str] = ..., time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping[str, object]]] = ...) -> None: ...

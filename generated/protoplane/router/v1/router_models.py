@@ -935,7 +935,7 @@ class Worker(_base.Message, pb=_pb2.Worker):
     id: _base.Implicit[_base.String] = _base.field(
         default="",
         json_name="id",
-        description="Its id: one path segment, such as the id of its instance.",
+        description="Its id: one path segment of up to 256 characters, such as the id of its instance.",
     )
     endpoint: _base.Implicit[_base.String] = _base.field(
         default="",
@@ -950,7 +950,7 @@ class Worker(_base.Message, pb=_pb2.Worker):
     block_size: _base.Implicit[_base.UInt32] = _base.field(
         default=0,
         json_name="blockSize",
-        description="Tokens in a block of its cache.",
+        description="Tokens in a block of its cache; 0 is read as the router's.",
     )
     dp_start: _base.Implicit[_base.UInt32] = _base.field(
         default=0,
@@ -960,7 +960,7 @@ class Worker(_base.Message, pb=_pb2.Worker):
     dp_size: _base.Implicit[_base.UInt32] = _base.field(
         default=0,
         json_name="dpSize",
-        description="How many ranks it has; 0 is read as 1.",
+        description="How many ranks it has, 1,024 at most; 0 is read as 1.",
     )
     total_blocks: _base.Implicit[_base.UInt64] = _base.field(
         default=0,
