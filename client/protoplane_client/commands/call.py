@@ -186,7 +186,13 @@ async def _call_http(
         else:
             return
     method = http_method(path, MethodKind.BIDI_STREAM)
-    await _show(method, call_json(channel, method, _requests(method, texts), options), plain)
+    try:
+        await _show(method, call_json(channel, method, _requests(method, texts), options), plain)
+    except PlaneError as error:
+        # A method that streams its answers alone wants one request, be it an empty one.
+        if texts or error.code is not Code.UNIMPLEMENTED:
+            raise
+        await _show(method, call_json(channel, method, _requests(method, ["{}"]), options), plain)
 
 
 def _requests(method: MethodSpec[Any, Any], texts: list[str] | None) -> AsyncIterable[str]:

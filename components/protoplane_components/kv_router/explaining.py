@@ -46,6 +46,10 @@ def steps(selection: Selection, router: Router, *, warm: bool) -> list[str]:
         )
     elif not warm:
         told.append("The index is not ready, which this policy does not mind.")
+    told.append(
+        f"The policy {selection.policy} chooses {selection.target.worker}, rank "
+        f"{selection.target.dp_rank}, which has {selection.overlap.blocks} of the blocks."
+    )
     chosen = scores[0]
     if selection.sticky:
         told.append("The session has been there before, so it stays.")
@@ -55,10 +59,7 @@ def steps(selection: Selection, router: Router, *, warm: bool) -> list[str]:
         told.append(
             f"It costs {chosen.cost:.2f} there: {chosen.prefill:.2f} to compute, "
             f"{chosen.decode:.2f} for blocks in use, {chosen.active:.2f} for requests, "
-            f"{chosen.bias:.2f} else{beaten}."
+            # Without it a small negative one would be "-0.00".
+            f"{round(chosen.bias, 2) + 0.0:.2f} else{beaten}."
         )
-    told.append(
-        f"The policy {selection.policy} chooses {selection.target.worker}, rank "
-        f"{selection.target.dp_rank}, which has {selection.overlap.blocks} of the blocks."
-    )
     return told

@@ -133,7 +133,8 @@ class Router:
         self._clock = clock
         self._random = Random() if random is None else random  # noqa: S311  # no secret
         self._workers: dict[str, Worker] = {}
-        self._guessing = False
+        # Workers that tell nothing of their caches.
+        self._silent: set[str] = set()
         self._sessions: OrderedDict[str, tuple[Target, float]] = OrderedDict()
         self._numbers = itertools.count(1)
         self._line: WaitingLine[_Waiting] = WaitingLine(admission)
@@ -164,8 +165,10 @@ class Router:
             )
         before = self._workers.get(worker.id)
         self._workers[worker.id] = worker
-        self._guessing = any(each.no_events for each in self._workers.values())
-        if not worker.no_events:
+        if worker.no_events:
+            self._silent.add(worker.id)
+        else:
+            self._silent.discard(worker.id)
             self.guesses.remove_worker(worker.id)
         targets = worker.targets()
         for target in before.targets() if before else ():
@@ -183,6 +186,7 @@ class Router:
             The reservations that ended with it; `None` where there is no such worker.
         """
         known = self._workers.pop(worker, None)
+        self._silent.discard(worker)
         self.index.remove_worker(worker)
         self.promised.remove_worker(worker)
         self.guesses.remove_worker(worker)
@@ -411,7 +415,7 @@ class Router:
         """What each target has of a prompt; those that tell nothing, should have."""
         given = request.overlaps
         found = self.index.levels(keys) if given is None else as_levels(given)
-        return [*found, *self.guesses.levels(keys)] if self._guessing else found
+        return [*found, *self.guesses.levels(keys)] if self._silent else found
 
     def _eligible(
         self, request: Request, loads: Figures

@@ -271,7 +271,10 @@ async def test_a_choice_is_explained(running: Running) -> None:
     assert told.selection is not None
     assert told.selection.worker_id == "b"
     assert "1 are left out: excluded." in told.steps
-    assert told.steps[-1] == "The policy kv chooses b, rank 0, which has 2 of the blocks."
+    choice, cost = told.steps[-2:]
+    assert choice == "The policy kv chooses b, rank 0, which has 2 of the blocks."
+    assert cost.startswith("It costs ")
+    assert cost.endswith(" 0.00 else.")
     assert told.formula.startswith("cost = ")
 
 
