@@ -35,6 +35,10 @@ from protoplane_server.validation import Check, check_of
 _log = logging.getLogger("protoplane.server")
 _END: Any = object()
 
+# Python finds a member of an enum slowly, and every call asks for these.
+_OK = Code.OK
+_UNARY = MethodKind.UNARY
+
 
 class Entry:
     """One method of a component, ready to be called.
@@ -186,7 +190,7 @@ class Dispatcher:
         info = ctx.info
         stats = entry.stats.get(info.door) or self._stats(ctx)
         started = perf_counter()
-        code = Code.OK
+        code = _OK
         checked: AsyncGenerator[Any, None] | None = None
         stats.in_flight += 1
         try:
@@ -200,7 +204,7 @@ class Dispatcher:
                     request = checked = _checked(request, entry.check)
                 else:
                     entry.check(request)
-            if IDEMPOTENCY_KEY in info.metadata and entry.method.kind is MethodKind.UNARY:
+            if IDEMPOTENCY_KEY in info.metadata and entry.method.kind is _UNARY:
                 key = info.metadata[IDEMPOTENCY_KEY]
                 return await self._replies.answer(ctx, request, key, _handle)
             before = serving.set(ctx)
@@ -293,7 +297,7 @@ class Dispatcher:
         entry = ctx.entry
         stats = self._stats(ctx)
         started = perf_counter()
-        code = Code.OK
+        code = _OK
         stats.in_flight += 1
         self._open[ctx] = asyncio.current_task(self._loop or self._running())
         answers: Any = None

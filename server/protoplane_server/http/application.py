@@ -36,12 +36,16 @@ from protoplane_server.http.transcoding import Routes
 
 _log = logging.getLogger("protoplane.http")
 
+_PLAIN = frozenset((JSON, PROTO))
 _CONNECT_STREAM = frozenset((b"application/connect+json", b"application/connect+proto"))
 _GRPC_WEB = frozenset(
     base + suffix
     for base in (b"application/grpc-web", b"application/grpc-web-text")
     for suffix in (b"", b"+proto", b"+json")
 )
+
+# Python finds a member of an enum slowly, and every call asks for this one.
+_UNARY = MethodKind.UNARY
 
 
 class Application:
@@ -73,6 +77,11 @@ class Application:
         self._mercure = MercureDoor(state)
         self._links = LinkRoutes(state, link) if link is not None else None
         self._beside = beside
+        self._straight = {
+            (verb, path): route
+            for (verb, path), route in self._routes.straight().items()
+            if not self._comes_before(verb, path.decode())
+        }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request; the server calls this."""
@@ -95,23 +104,30 @@ class Application:
             _log.exception("%s %s failed", scope["method"], scope["path"])
             await _fail(exchange, PlaneError(Code.INTERNAL, "the server failed; its log says why"))
 
-    async def _call(self, exchange: Exchange, method: MethodSpec[Any, Any]) -> None:
+    # Both that follow are awaited by the caller: a frame less for each call and each subscriber,
+    # and those are many.
+
+    def _call(
+        self, exchange: Exchange, method: MethodSpec[Any, Any]
+    ) -> Coroutine[None, None, None]:
         state = self._state
         headers = exchange.headers
         verb = exchange.scope["method"]
         content_type = headers.get(b"content-type", b"")
+        kind = method.kind
+        if content_type in _PLAIN and verb == "POST" and kind is _UNARY:
+            return post_unary(exchange, state, method, content_type)
         if b";" in content_type or not content_type.islower():
             content_type = content_type.partition(b";")[0].strip().lower()
-        plain = content_type in (JSON, PROTO)
-        kind = method.kind
+        plain = content_type in _PLAIN
         if (
             kind is MethodKind.SERVER_STREAM
             and wants_events(headers.get(b"accept"))
             and (verb == "GET" or (verb == "POST" and plain))
         ):
-            return await call_as_events(exchange, state, method, content_type)
-        if verb == "GET" and kind is MethodKind.UNARY:
-            return await get_unary(exchange, state, method)
+            return call_as_events(exchange, state, method, content_type)
+        if verb == "GET" and kind is _UNARY:
+            return get_unary(exchange, state, method)
         if verb != "POST":
             raise HttpError(
                 405,
@@ -119,18 +135,20 @@ class Application:
                 f"{method.path} is called with POST, not {verb}",
                 [(b"allow", b"POST")],
             )
-        if plain and kind is MethodKind.UNARY:
-            return await post_unary(exchange, state, method, content_type)
+        if plain and kind is _UNARY:
+            return post_unary(exchange, state, method, content_type)
         if content_type in _CONNECT_STREAM and kind is not MethodKind.UNARY:
-            return await serve_framed(exchange, state, method, ConnectStream(content_type))
+            return serve_framed(exchange, state, method, ConnectStream(content_type))
         if content_type in _GRPC_WEB:
-            return await serve_framed(exchange, state, method, GrpcWeb(content_type))
+            return serve_framed(exchange, state, method, GrpcWeb(content_type))
         raise _unsupported(method, content_type)
 
     def _other(self, exchange: Exchange) -> Coroutine[None, None, None]:
-        # Awaited by the caller: a frame less for each subscriber, and those are many.
         scope = exchange.scope
         path, verb = scope["path"], scope["method"]
+        route = self._straight.get((verb, scope["raw_path"]))
+        if route is not None:
+            return route.serve(exchange, self._state, {})
         page = self._pages.get(path)
         if page is not None and verb in ("GET", "HEAD"):
             status, content_type, body = page()
@@ -153,6 +171,15 @@ class Application:
             if paths.serves(raw_path):
                 return paths.serve(exchange)
         raise self._not_found(path, verb, self._routes.verbs(raw_path))
+
+    def _comes_before(self, verb: str, path: str) -> bool:
+        """Whether something else than a route serves a path."""
+        return (
+            (path in self._pages and verb in ("GET", "HEAD"))
+            or path.startswith(PREFIX)
+            or path == MERCURE
+            or (self._links is not None and self._links.serves(path))
+        )
 
     def _not_found(self, path: str, verb: str, verbs: list[str]) -> PlaneError:
         if page_verbs := (["GET"] if path in self._pages else verbs):

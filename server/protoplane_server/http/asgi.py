@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
-from typing import Any, Protocol, TypeAlias, runtime_checkable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, MutableMapping
+from typing import Any, Protocol, TypeAlias
 
 Scope: TypeAlias = MutableMapping[str, Any]
 Message: TypeAlias = MutableMapping[str, Any]
@@ -14,28 +14,52 @@ App: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 Headers: TypeAlias = list[tuple[bytes, bytes]]
 
 
-WHOLE = "protoplane.whole"
-"""Says in the head of a response that all of its body comes right behind it."""
+NEAR = "protoplane.near"
+"""Where a scope has a server's `Near`, until an `Exchange` takes it."""
 
-_KEPT = ("type", "method", "client", "http_version", "protoplane.transport")
+_KEPT = ("type", "method", "client", "http_version")
 """What of a scope the server and an `Exchange` need until the response ends."""
 
 
-@runtime_checkable
-class TellsLoss(Protocol):
-    """A server's protocol that tells when its connection is lost.
+class Near(Protocol):
+    """What our own server does for a request beside ASGI.
 
     Attributes:
-        lost: Called once then.
+        transport: The connection.
+        default_headers: Headers that every response to the request has.
+        lost: Called once when the connection is lost.
     """
 
+    transport: asyncio.Transport
+    default_headers: Headers
     lost: Callable[[], None] | None
+
+    def take_body(self) -> bytes | None:
+        """Take all of the request's body.
+
+        Returns:
+            The body; ``None`` where not all of it has come yet, and then it is still to be read.
+        """
+        ...
+
+    def when_lost(self, call: Callable[[], None]) -> bool:
+        """Have something called once the connection is lost; it takes less than to wait for that.
+
+        Returns:
+            Whether the connection is still there.
+        """
+        ...
+
+    def answer(self, status: int, headers: Headers, body: bytes) -> Coroutine[None, None, None]:
+        """Send a whole response; ``headers`` say nothing of its length."""
+        ...
 
 
 class Exchange:
     """One HTTP request and what answers it.
 
     Attributes:
+        near: What the server does beside ASGI; ``None`` where it is another than ours.
         scope: ASGI's description of the request.
         receive: Gives the request's body, then word that the client is gone.
         send: Takes the response.
@@ -43,12 +67,13 @@ class Exchange:
         started: Whether the response's head has left.
     """
 
-    __slots__ = ("_send", "headers", "receive", "scope", "started")
+    __slots__ = ("_send", "headers", "near", "receive", "scope", "started")
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.scope = scope
         self.receive = receive
         self._send = send
+        self.near: Near | None = scope.pop(NEAR, None)
         self.headers: dict[bytes, bytes] = dict(scope["headers"])
         self.started = False
 
@@ -61,8 +86,8 @@ class Exchange:
     @property
     def unsent(self) -> int | None:
         """Bytes of the response that wait for the socket; ``None`` where the server hides that."""
-        transport: asyncio.WriteTransport | None = self.scope.get("protoplane.transport")
-        return None if transport is None else transport.get_write_buffer_size()
+        near = self.near
+        return None if near is None else near.transport.get_write_buffer_size()
 
     def abort(self) -> bool:
         """Close the connection and drop what it was to be sent; the client then counts as gone.
@@ -70,28 +95,9 @@ class Exchange:
         Returns:
             Whether the server can do that.
         """
-        transport: asyncio.WriteTransport | None = self.scope.get("protoplane.transport")
-        if transport is None:
+        if self.near is None:
             return False
-        transport.abort()
-        return True
-
-    def when_lost(self, call: Callable[[], None] | None) -> bool:
-        """Have something called once the connection is lost, or with ``None`` no more.
-
-        Only one at a time; it takes less than to wait for that word.
-
-        Returns:
-            Whether the server does that; where not, `receive` tells.
-        """
-        transport: asyncio.Transport | None = self.scope.get("protoplane.transport")
-        # One that is closing may have told of its end already.
-        if transport is None or transport.is_closing():
-            return False
-        protocol = transport.get_protocol()
-        if not isinstance(protocol, TellsLoss):
-            return False
-        protocol.lost = call
+        self.near.transport.abort()
         return True
 
     @property
@@ -103,7 +109,7 @@ class Exchange:
     def forget_request(self) -> None:
         """Give back the memory of what was asked, for a response that lasts."""
         scope = self.scope
-        if "protoplane.transport" in scope:
+        if self.near is not None:
             self.headers.clear()
             scope["headers"].clear()
             kept = {name: scope[name] for name in _KEPT if name in scope}
@@ -123,18 +129,23 @@ class Exchange:
         """Send the last piece of the body."""
         await self._send({"type": "http.response.body", "body": body})
 
-    async def answer(self, status: int, headers: Headers, body: bytes) -> None:
+    def answer(self, status: int, headers: Headers, body: bytes) -> Coroutine[None, None, None]:
         """Send a whole response."""
         self.started = True
+        near = self.near
+        return (
+            self._answer(status, headers, body)
+            if near is None
+            else near.answer(status, headers, body)
+        )
+
+    async def _answer(self, status: int, headers: Headers, body: bytes) -> None:
         headers.append((b"content-length", b"%d" % len(body)))
-        await self._head(status, headers, whole=True)
+        await self._head(status, headers)
         await self._send({"type": "http.response.body", "body": body})
 
-    async def _head(self, status: int, headers: Headers, *, whole: bool = False) -> None:
+    async def _head(self, status: int, headers: Headers) -> None:
         if self.scope.get("http_version") == "2":
             # There it is an error (RFC 9113, section 8.2.2).
             headers = [each for each in headers if each[0] != b"connection"]
-        head: Message = {"type": "http.response.start", "status": status, "headers": headers}
-        if whole:
-            head[WHOLE] = True
-        await self._send(head)
+        await self._send({"type": "http.response.start", "status": status, "headers": headers})

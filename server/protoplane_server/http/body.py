@@ -14,6 +14,23 @@ from protoplane_server.http.state import DoorState
 _CLOSE = [(b"connection", b"close")]
 
 
+def body_at_hand(exchange: Exchange, state: DoorState) -> bytes | None:
+    """Take the body where all of it has come already, as is usual for small ones.
+
+    Returns:
+        The body; ``None`` where it is left to `read_body`.
+
+    Raises:
+        PlaneError: RESOURCE_EXHAUSTED where it is too large.
+    """
+    if exchange.near is None or b"content-encoding" in exchange.headers:
+        return None
+    body = exchange.near.take_body()
+    if body is not None and len(body) > state.max_bytes:
+        raise too_large("the body", state.max_bytes)
+    return body
+
+
 async def read_body(exchange: Exchange, state: DoorState, *, encoded: bool = True) -> bytes:
     """Read the whole body, and undo its ``content-encoding`` where ``encoded`` says to.
 
@@ -24,40 +41,22 @@ async def read_body(exchange: Exchange, state: DoorState, *, encoded: bool = Tru
     """
     headers = exchange.headers
     max_bytes = state.max_bytes
-    announced = headers.get(b"content-length")
-    if announced is not None and int(announced) > max_bytes:
-        raise too_large(f"the body, {int(announced)} bytes,", max_bytes)
     gzip = encoded and encoding_of(headers.get(b"content-encoding"))
-    task = asyncio.current_task()
-    assert task is not None
-    late = False
-
-    def cut() -> None:
-        nonlocal late
-        late = True
-        task.cancel()
-
-    # What asyncio.timeout does, at a third of its cost; every call passes here.
-    timer = asyncio.get_running_loop().call_later(state.body_timeout_s, cut)
-    try:
-        message = await exchange.receive()
-        body: bytes = message.get("body", b"")
-        if message.get("more_body"):
-            body = await _rest(exchange, bytearray(body), max_bytes)
-    except asyncio.CancelledError:
-        if not late:
-            raise
-        task.uncancel()
-        raise HttpError(
-            408,
-            Code.DEADLINE_EXCEEDED,
-            f"the body did not arrive within {state.body_timeout_s:g} s",
-            _CLOSE,
-        ) from None
-    finally:
-        timer.cancel()
-    if message["type"] == "http.disconnect":
-        raise Disconnected
+    body = None if exchange.near is None else exchange.near.take_body()
+    if body is None:
+        announced = int(headers.get(b"content-length", b"0"))
+        if announced > max_bytes:
+            raise too_large(f"the body, {announced} bytes,", max_bytes)
+        try:
+            async with asyncio.timeout(state.body_timeout_s):
+                body = await _rest(exchange, max_bytes)
+        except TimeoutError:
+            raise HttpError(
+                408,
+                Code.DEADLINE_EXCEEDED,
+                f"the body did not arrive within {state.body_timeout_s:g} s",
+                _CLOSE,
+            ) from None
     if len(body) > max_bytes:
         raise too_large("the body", max_bytes)
     return decompress(body, max_bytes) if gzip else body
@@ -73,7 +72,8 @@ def close_unread(exchange: Exchange) -> Headers:
     return [(b"connection", b"close")] if unread else []
 
 
-async def _rest(exchange: Exchange, body: bytearray, max_bytes: int) -> bytes:
+async def _rest(exchange: Exchange, max_bytes: int) -> bytes:
+    body = bytearray()
     more = True
     while more:
         if len(body) > max_bytes:

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import base64
 import binascii
+from collections.abc import Coroutine
 from typing import Any
 from urllib.parse import parse_qs
 
 from protoplane_base import Code, Idempotency, MethodSpec, PlaneError
 from protoplane_server.http.asgi import Exchange, Headers
-from protoplane_server.http.body import read_body
+from protoplane_server.http.body import body_at_hand, read_body
 from protoplane_server.http.compression import (
     MIN_BYTES,
     accepts_gzip,
@@ -22,11 +23,13 @@ from protoplane_server.http.compression import (
     decompress,
     encoding_of,
 )
-from protoplane_server.http.departure import Departure, disconnection
-from protoplane_server.http.faults import HttpError, answer_error
-from protoplane_server.http.messages import JSON, PROTO, decode, encode
-from protoplane_server.http.metadata import connect_timeout_s, metadata_headers
+from protoplane_server.http.faults import HttpError
+from protoplane_server.http.messages import JSON, PROTO, decode
 from protoplane_server.http.state import DoorState
+from protoplane_server.http.unary import call_unary
+
+_TRAILER = "trailer-"
+"""What the names of trailers begin with, in the headers of an answer."""
 
 
 async def post_unary(
@@ -40,12 +43,14 @@ async def post_unary(
             Code.INVALID_ARGUMENT,
             f"connect-protocol-version is {version.decode('latin-1')!r}; only 1 is known",
         )
-    data = await read_body(exchange, state)
-    if content_type == JSON:
-        request = state.reading.read(method, data)
-    else:
-        request = decode(method, data, json=False)
-    await _call(exchange, state, method, request, content_type)
+    data = body_at_hand(exchange, state)
+    if data is None:
+        data = await read_body(exchange, state)
+    json = content_type == JSON
+    request = state.reading.read(method, data) if json else decode(method, data, json=False)
+    done = await call_unary(exchange, state, method, request, json=json, prefix=_TRAILER)
+    if done is not None:
+        await _reply(exchange, content_type, *done)
 
 
 async def get_unary(exchange: Exchange, state: DoorState, method: MethodSpec[Any, Any]) -> None:
@@ -61,8 +66,11 @@ async def get_unary(exchange: Exchange, state: DoorState, method: MethodSpec[Any
     query = parse_qs(exchange.scope["query_string"].decode("latin-1"), keep_blank_values=True)
     content_type = _query_type(query)
     data = query_message(query, state.max_bytes)
-    request = decode(method, data, json=content_type == JSON)
-    await _call(exchange, state, method, request, content_type)
+    json = content_type == JSON
+    request = decode(method, data, json=json)
+    done = await call_unary(exchange, state, method, request, json=json, prefix=_TRAILER)
+    if done is not None:
+        await _reply(exchange, content_type, *done)
 
 
 def query_message(query: dict[str, list[str]], max_bytes: int) -> bytes:
@@ -96,36 +104,13 @@ def _query_type(query: dict[str, list[str]]) -> bytes:
     return JSON if encoding == "json" else PROTO
 
 
-async def _call(
-    exchange: Exchange,
-    state: DoorState,
-    method: MethodSpec[Any, Any],
-    request: Any,
-    content_type: bytes,
-) -> None:
-    dispatcher = state.dispatcher
-    context = dispatcher.begin(
-        method, state.call_info(exchange, connect_timeout_s(exchange.headers))
-    )
-    body = b""
-    failure: PlaneError | None = None
-    with Departure(state, disconnection(exchange.receive)) as departure:
-        try:
-            response = await dispatcher.unary(context, request)
-            body = encode(method, response, state.max_bytes, json=content_type == JSON)
-        except PlaneError as error:
-            failure = error
-    if departure.gone:
-        return
+def _reply(
+    exchange: Exchange, content_type: bytes, body: bytes, trailers: Headers
+) -> Coroutine[None, None, None]:
     headers: Headers = [(b"content-type", content_type)]
-    trailers = context.trailers
-    extra = metadata_headers(trailers, "trailer-") if trailers else []
-    if failure is not None:
-        await answer_error(exchange, failure, extra)
-        return
     if len(body) >= MIN_BYTES and accepts_gzip(exchange.headers.get(b"accept-encoding")):
         body = compress(body)
         headers.append((b"content-encoding", b"gzip"))
         headers.append((b"vary", b"accept-encoding"))
-    headers.extend(extra)
-    await exchange.answer(200, headers, body)
+    headers.extend(trailers)
+    return exchange.answer(200, headers, body)

@@ -8,7 +8,16 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from protoplane_server.http.asgi import App, Headers, Message, Receive, Scope, Send
+from protoplane_server.http.asgi import (
+    NEAR,
+    App,
+    Headers,
+    Message,
+    Near,
+    Receive,
+    Scope,
+    Send,
+)
 
 _ALLOW = b"access-control-allow-origin"
 _METHODS = b"GET, POST, PUT, PATCH, DELETE, HEAD"
@@ -68,6 +77,12 @@ class Cors:
             return
         if allowed:
             said.append((b"access-control-expose-headers", _EXPOSED))
+
+        near: Near | None = scope.get(NEAR)
+        if near is not None:
+            near.default_headers = [*near.default_headers, *said]
+            await self._app(scope, receive, send)
+            return
 
         async def tell(message: Message) -> None:
             if message["type"] == "http.response.start":

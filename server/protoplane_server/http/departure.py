@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Self
 
 from protoplane_base import Code, PlaneError
-from protoplane_server.http.asgi import Receive
+from protoplane_server.http.asgi import Exchange, Near, Receive
 from protoplane_server.http.state import DoorState
 
 _PATIENCE_S = 0.005
@@ -31,19 +31,19 @@ class Departure:
             milliseconds, so a quick call does not pay for a task.
         at_once: Start watching right away; for streams, where watching also reads the body.
         group: Tasks that the door knows this one among; by default its calls.
-        when_lost: Where the server calls back, there is nothing to watch; see `Exchange.when_lost`.
-            For requests without a body.
+        near: Where the server calls back, there is nothing to watch. For requests without a body,
+            or whose body has been read.
     """
 
     __slots__ = (
         "_at_once",
         "_group",
+        "_near",
         "_state",
         "_task",
         "_timer",
         "_watch",
         "_watcher",
-        "_when_lost",
         "gone",
     )
 
@@ -54,28 +54,24 @@ class Departure:
         *,
         at_once: bool = False,
         group: set[asyncio.Task[object]] | None = None,
-        when_lost: Callable[[Callable[[], None] | None], bool] | None = None,
+        near: Near | None = None,
     ) -> None:
         self._state = state
         self._watch = watch
         self._group = state.calls if group is None else group
         self._at_once = at_once
-        self._when_lost = when_lost
+        self._near = near
         self._timer: asyncio.TimerHandle | None = None
         self._watcher: asyncio.Task[None] | None = None
         self.gone = False
 
+    @classmethod
+    def of_call(cls, state: DoorState, exchange: Exchange) -> Self:
+        """The departure of a client whose request has been read, and waits for one answer."""
+        return cls(state, disconnection(exchange.receive), near=exchange.near)
+
     def __enter__(self) -> Self:
-        task = asyncio.current_task()
-        assert task is not None
-        self._task: asyncio.Task[object] = task
-        self._group.add(task)
-        if self._when_lost is not None and self._when_lost(self._leave):
-            pass
-        elif self._at_once:
-            self._start()
-        else:
-            self._timer = asyncio.get_running_loop().call_later(_PATIENCE_S, self._start)
+        self.begin()
         return self
 
     def __exit__(
@@ -84,25 +80,46 @@ class Departure:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> bool:
+        self.end()
+        if self.gone:
+            return True
+        failure = self.shut_down() if kind is asyncio.CancelledError else None
+        if failure is not None:
+            raise failure from None
+        return False
+
+    def begin(self) -> None:
+        """Enter the block; for calls, to which the ways into a ``with`` and out of it are long."""
+        self._task = task = self._state.task()
+        self._group.add(task)
+        if self._near is not None and self._near.when_lost(self._leave):
+            return
+        if self._at_once:
+            self._start()
+        else:
+            self._timer = asyncio.get_running_loop().call_later(_PATIENCE_S, self._start)
+
+    def shut_down(self) -> PlaneError | None:
+        """The error of a block that was cancelled because the door closes, if that is why."""
+        if not (self._state.closing.is_set() or self._state.dispatcher.draining):
+            return None
+        self._task.uncancel()
+        return PlaneError(
+            Code.UNAVAILABLE, "the server shut down before the call was done; try another"
+        )
+
+    def end(self) -> None:
+        """Leave the block, however it ended."""
         self._group.discard(self._task)
         if self._timer is not None:
             self._timer.cancel()
-        if self._when_lost is not None:
-            self._when_lost(None)
+        if self._near is not None:
+            self._near.lost = None
         watcher, self._watcher = self._watcher, None
         if watcher is not None:
             watcher.cancel()
         if self.gone:
             self._task.uncancel()
-            return True
-        if kind is asyncio.CancelledError and (
-            self._state.closing.is_set() or self._state.dispatcher.draining
-        ):
-            self._task.uncancel()
-            raise PlaneError(
-                Code.UNAVAILABLE, "the server shut down before the call was done; try another"
-            ) from None
-        return False
 
     def _start(self) -> None:
         # No coroutine around it: there is one of these for each stream, and streams are many.

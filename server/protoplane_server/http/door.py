@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("protoplane.http")
 
+IDLE_S = 75
+"""Seconds after which a connection without a request is closed."""
+
 
 class HttpDoor:
     """Serves a dispatcher over HTTP/1.1 with uvicorn, or over HTTP/2 too with hypercorn.
@@ -134,7 +137,7 @@ class HttpDoor:
             access_log=False,
             server_header=False,
             proxy_headers=False,
-            timeout_keep_alive=75,
+            timeout_keep_alive=IDLE_S,
             timeout_graceful_shutdown=None,
         )
         config.load()

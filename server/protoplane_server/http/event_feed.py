@@ -58,7 +58,7 @@ async def feed(
         disconnection(exchange.receive),
         at_once=True,
         group=state.streams,
-        when_lost=None if exchange.has_body else exchange.when_lost,
+        near=None if exchange.has_body else exchange.near,
     )
     last = b""
     reader = cast("AsyncGenerator[Sequence[Event | Gap], None]", batches)

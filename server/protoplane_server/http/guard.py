@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections import deque
-from collections.abc import Callable
 from typing import Any, cast
+from urllib.parse import unquote
 
+import httptools
 from uvicorn.config import Config
-from uvicorn.protocols.http.flow_control import FlowControl
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from protoplane_runtime.link.carriers.stream import common_name
-from protoplane_server.http.asgi import WHOLE, Message
+from protoplane_server.http.asgi import NEAR
+from protoplane_server.http.cycle import Cycle, SmallFlow
 
 HEADER_TIMEOUT_S = 10.0
 """Longest that the head of a request may take to arrive, from the first byte of it, or from the
@@ -28,16 +29,29 @@ start of the connection."""
 MAX_HEADER_BYTES = 64 * 1024
 """Most bytes that the head of a request may have, give or take one read of the socket."""
 
+_ASGI = {"version": "3.0", "spec_version": "2.3"}
+
 
 class GuardedProtocol(HttpToolsProtocol):
     """Cuts off a client whose request's head is late or endless.
 
+    It serves a `protoplane_server.http.door.HttpDoor`, so it leaves out what that does not
+    configure: WebSockets, an access log, a bound on connections.
+
     Attributes:
-        lost: Called once when the connection is lost; for what cannot wait for word of it.
+        served: The request that is served now, or was the last one.
     """
 
     # Beside uvicorn's attributes these would be too many for a dict that shares its keys.
-    __slots__ = ("_head_bytes", "_identity", "_in_head", "_timer", "lost")
+    __slots__ = (
+        "_head_bytes",
+        "_identity",
+        "_idle_since",
+        "_in_head",
+        "_timer",
+        "_waiting",
+        "served",
+    )
 
     header_timeout_s = HEADER_TIMEOUT_S
 
@@ -53,13 +67,16 @@ class GuardedProtocol(HttpToolsProtocol):
         self._in_head = False
         self._head_bytes = 0
         self._identity = ""
-        self.lost: Callable[[], None] | None = None
-        self.pipeline = cast("Any", _Pipeline())
+        self._idle_since = 0.0
+        self.served: Cycle | None = None
+        # Mostly it is empty; uvicorn's deque would take ten times the memory.
+        self._waiting: list[Cycle] = []
+        self.pipeline = cast("Any", self._waiting)
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to wait for the first request."""
         super().connection_made(transport)
-        self.flow = _Flow(transport)
+        self.flow = SmallFlow(transport)
         self._identity = common_name(transport.get_extra_info("peercert"))
         self._arm()
 
@@ -69,32 +86,81 @@ class GuardedProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
         # Uvicorn leaves that timer on after a reset, and with it all that it has of the connection.
         self._unset_keepalive_if_required()
-        lost, self.lost = self.lost, None
-        if lost is not None:
-            lost()
+        served, self.served = self.served, None
+        if served is not None:
+            # Where requests are pipelined, uvicorn knows of the last one only.
+            served.disconnected = True
+            served.message_event.set()
+            lost, served.lost = served.lost, None
+            if lost is not None:
+                lost()
 
     def on_message_begin(self) -> None:
         """A request begins."""
-        super().on_message_begin()
-        self.scope["protoplane.transport"] = self.transport  # type: ignore[typeddict-unknown-key]
-        if self._identity:
-            self.scope["protoplane.identity"] = self._identity  # type: ignore[typeddict-unknown-key]
+        self.url = b""
+        self.headers = []
+        self.expect_100_continue = False
         self._in_head = True
         self._head_bytes = 0
 
     def on_headers_complete(self) -> None:
-        """The head of a request is whole."""
+        """The head of a request is whole: serve it, once those before it are answered."""
         self._in_head = False
         if self._timer is not None:
             self._disarm()
-        super().on_headers_complete()
-        # Its task has not begun, so nobody has it yet.
-        self.cycle.message_event = _Event()
-        self.cycle.__class__ = _Cycle
+        parser: Any = self.parser
+        version: str = parser.get_http_version()
+        scope = self._scope(version, parser.get_method().decode("ascii"))
+        before: Cycle | None = self.cycle  # type: ignore[assignment]
+        self.cycle = cycle = Cycle(
+            self,
+            scope,
+            keep_alive=version != "1.0" and parser.should_keep_alive(),
+            waits_for_100=self.expect_100_continue,
+        )
+        # Whoever serves the request takes it out: a scope that keeps it would keep itself.
+        scope[NEAR] = cycle
+        if before is None or before.response_complete:
+            self._serve(cycle)
+        else:
+            self.flow.pause_reading()
+            self._waiting.append(cycle)
+
+    def on_body(self, body: bytes) -> None:
+        """A piece of the body of a request."""
+        cycle = self.cycle
+        if cycle.response_complete:
+            return
+        held: Any = cycle.body
+        if not held:
+            held = body  # Mostly it is all of it, and need not be copied.
+        else:
+            if isinstance(held, bytes):
+                held = bytearray(held)
+            held += body
+        cycle.body = held
+        if len(cycle.body) > HIGH_WATER_LIMIT:
+            self.flow.pause_reading()
+        cycle.message_event.set()
+
+    def on_message_complete(self) -> None:
+        """A request is whole."""
+        cycle = self.cycle
+        if not cycle.response_complete:
+            cycle.more_body = False
+            cycle.message_event.set()
 
     def data_received(self, data: bytes) -> None:
         """Take the next bytes of the connection."""
-        super().data_received(data)
+        parser: Any = self.parser
+        try:
+            parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            self._unsupported_upgrade_warning()
+        except httptools.HttpParserError:
+            self.logger.warning("Invalid HTTP request received.")
+            self.send_400_response("Invalid HTTP request received.")
+            return
         if self._in_head and not self.transport.is_closing():
             # Most heads come in one piece and need no timer.
             if self._timer is None:
@@ -105,6 +171,67 @@ class GuardedProtocol(HttpToolsProtocol):
                     b"431 Request Header Fields Too Large",
                     f"the headers of a request may have {MAX_HEADER_BYTES} bytes".encode(),
                 )
+
+    def on_response_complete(self) -> None:
+        """A request has been answered: serve the next, or wait for it."""
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self._waiting:
+            self._serve(self._waiting.pop(0))
+            return
+        # One timer that looks again is less than one that is set and dropped for each request.
+        self._idle_since = self.loop.time()
+        if self.timeout_keep_alive_task is None:
+            self._look_later(self.timeout_keep_alive)
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Close the connection if it has been idle for so long."""
+        self.timeout_keep_alive_task = None
+        if self._in_head or not self.cycle.response_complete or self.transport.is_closing():
+            return  # The end of that request sets a timer again.
+        left_s = self._idle_since + self.timeout_keep_alive - self.loop.time()
+        if left_s > 0:
+            self._look_later(left_s)
+        else:
+            self.transport.close()
+
+    def _serve(self, cycle: Cycle) -> None:
+        self.served = cycle
+        app = cast("Any", self.app)  # pyright: ignore[reportUnknownMemberType]
+        self._start_asgi_task(cycle, app)
+
+    def _look_later(self, seconds: float) -> None:
+        self.timeout_keep_alive_task = self.loop.call_later(
+            seconds, self.timeout_keep_alive_handler
+        )
+
+    def _scope(self, version: str, method: str) -> Any:
+        url = self.url
+        if url.startswith(b"/") and not (b"?" in url or b"#" in url):
+            raw_path, query = url, b""
+        else:
+            parsed = httptools.parse_url(url)
+            raw_path, query = parsed.path, parsed.query or b""
+        path = raw_path.decode("ascii")
+        scope: dict[str, Any] = {
+            "type": "http",
+            "asgi": _ASGI,
+            "http_version": version,
+            "server": self.server,
+            "client": self.client,
+            "scheme": self.scheme,
+            "root_path": "",
+            "headers": self.headers,
+            "method": method,
+            "path": unquote(path) if "%" in path else path,
+            "raw_path": raw_path,
+            "query_string": query,
+        }
+        if self._identity:
+            scope["protoplane.identity"] = self._identity
+        return scope
 
     def _arm(self) -> None:
         self._timer = self.loop.call_later(self.header_timeout_s, self._late)
@@ -126,7 +253,7 @@ class GuardedProtocol(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         # An earlier request on this connection may still be in the middle of its answer.
-        cycle = cast("RequestResponseCycle | None", self.cycle)
+        cycle = cast("Cycle | None", self.cycle)
         if cycle is None or cycle.response_complete:
             with contextlib.suppress(OSError):
                 self.transport.write(
@@ -135,72 +262,3 @@ class GuardedProtocol(HttpToolsProtocol):
                     % (status, len(reason), reason)
                 )
         self.transport.close()
-
-
-class _Cycle(RequestResponseCycle):
-    """Sends the head of a response with its body where both are there: one write takes half."""
-
-    async def send(self, message: Message) -> None:  # type: ignore[override]
-        if WHOLE in message:
-            self.transport = cast("asyncio.Transport", _Held(self.transport))
-        await super().send(cast("Any", message))
-        held = cast("object", self.transport)
-        if isinstance(held, _Held) and WHOLE not in message:
-            self.transport = held.release()
-
-
-class _Held:
-    """A transport that holds the first that is written until there is more."""
-
-    __slots__ = ("_first", "_transport")
-
-    def __init__(self, transport: asyncio.Transport) -> None:
-        self._transport = transport
-        self._first: bytes | None = None
-
-    def write(self, data: bytes) -> None:
-        if self._first is None:
-            self._first = data
-        else:
-            first, self._first = self._first, b""
-            self._transport.write(first + data)
-
-    def release(self) -> asyncio.Transport:
-        """Write what is held; gives the transport back."""
-        if self._first:
-            self._transport.write(self._first)
-            self._first = b""
-        return self._transport
-
-    def is_closing(self) -> bool:
-        return self._transport.is_closing()
-
-    def close(self) -> None:
-        self.release().close()
-
-
-class _Event(asyncio.Event):
-    """One whose waiters are in a list: a deque takes ten times the memory, also while empty."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._waiters = cast("deque[asyncio.Future[Any]]", [])
-
-
-class _Flow(FlowControl):
-    """As uvicorn's, with a small event."""
-
-    def __init__(self, transport: asyncio.Transport) -> None:
-        super().__init__(transport)
-        self._is_writable_event = _Event()
-        self._is_writable_event.set()
-
-
-class _Pipeline(list[Any]):
-    """Requests that wait for the one before, mostly none; as much of a deque as uvicorn uses."""
-
-    __slots__ = ()
-
-    def appendleft(self, item: Any) -> None:
-        """Add at the left."""
-        self.insert(0, item)

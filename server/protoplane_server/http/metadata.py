@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 
 from protoplane_base import Code, PlaneError
 from protoplane_base.services import Metadata
@@ -23,12 +23,21 @@ class RequestMetadata(Mapping[str, str | bytes]):
 
     A header that is repeated has its values joined by a comma and a space; binary values are
     joined as they are.
+
+    Args:
+        headers: The headers, names in lower case.
+        names: What has their names; by default they are made.
     """
 
-    __slots__ = ("_headers", "_values")
+    __slots__ = ("_headers", "_names", "_values")
 
-    def __init__(self, headers: Iterable[tuple[bytes, bytes]]) -> None:
+    def __init__(
+        self,
+        headers: Iterable[tuple[bytes, bytes]],
+        names: Container[bytes] | None = None,
+    ) -> None:
         self._headers = headers
+        self._names = frozenset(name for name, _ in headers) if names is None else names
         self._values: dict[str, str | bytes] | None = None
 
     def _decoded(self) -> dict[str, str | bytes]:
@@ -55,10 +64,8 @@ class RequestMetadata(Mapping[str, str | bytes]):
 
     def __contains__(self, name: object) -> bool:
         # Asked of every call, mostly in vain: that must not cost decoding them all.
-        if self._values is None and isinstance(name, str):
-            raw = name.encode()
-            if not any(header == raw for header, _ in self._headers):
-                return False
+        if self._values is None and isinstance(name, str) and name.encode() not in self._names:
+            return False
         return name in self._decoded()
 
     def __iter__(self) -> Iterator[str]:

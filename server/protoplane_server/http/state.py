@@ -29,6 +29,7 @@ class DoorState:
         streams: Tasks that serve a subscriber now.
         rounds: Look after event streams.
         reading: Reads requests from JSON.
+        max_bytes: Largest message that is taken.
     """
 
     dispatcher: Dispatcher
@@ -41,19 +42,29 @@ class DoorState:
     streams: set[asyncio.Task[object]] = field(default_factory=set[asyncio.Task[object]])
     rounds: Rounds = field(default_factory=Rounds)
     reading: Reading = field(default_factory=Reading)
+    max_bytes: int = field(init=False)
+    _loop: asyncio.AbstractEventLoop | None = field(default=None, init=False)
 
-    @property
-    def max_bytes(self) -> int:
-        """Largest message that is taken."""
-        return self.dispatcher.limits.max_message_bytes
+    def __post_init__(self) -> None:
+        self.max_bytes = self.dispatcher.limits.max_message_bytes
+
+    def task(self) -> asyncio.Task[object]:
+        """The task that runs."""
+        if self._loop is None:
+            self._loop = asyncio.get_running_loop()
+        # Told the loop, it answers several times faster.
+        task = asyncio.current_task(self._loop)
+        assert task is not None
+        return task
 
     def call_info(self, exchange: Exchange, timeout_s: float | None) -> CallInfo:
         """What the dispatcher is told of a request."""
-        request_id = exchange.headers.get(b"x-request-id")
+        headers = exchange.headers
+        request_id = headers.get(b"x-request-id")
         return CallInfo(
-            door="http",
-            peer=exchange.peer,
-            metadata=RequestMetadata(exchange.scope["headers"]),
-            timeout_s=timeout_s,
-            request_id=request_id.decode() if request_id and request_id.isascii() else "",
+            "http",
+            exchange.peer,
+            RequestMetadata(exchange.scope["headers"], headers),
+            timeout_s,
+            request_id.decode() if request_id and request_id.isascii() else "",
         )

@@ -9,18 +9,16 @@ from urllib.parse import parse_qsl
 
 from google.protobuf.descriptor import Descriptor
 
-from protoplane_base import Code, HttpRoute, MethodKind, MethodSpec, PlaneError
+from protoplane_base import Code, HttpRoute, MethodSpec, PlaneError
 from protoplane_server.http.asgi import Exchange
-from protoplane_server.http.body import read_body
-from protoplane_server.http.departure import Departure, disconnection
-from protoplane_server.http.faults import answer_error
-from protoplane_server.http.messages import JSON, decode, encode
-from protoplane_server.http.metadata import connect_timeout_s, metadata_headers
+from protoplane_server.http.body import body_at_hand, read_body
+from protoplane_server.http.messages import JSON, decode
 from protoplane_server.http.parameters import descriptor_of, fill
 from protoplane_server.http.rpc_events import serve_events
 from protoplane_server.http.sse import wants_events
 from protoplane_server.http.state import DoorState
 from protoplane_server.http.templates import PathTemplate, parse_template
+from protoplane_server.http.unary import call_unary
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,18 +45,25 @@ class Route:
             state: The door's state.
             path: Values that the path gives to fields.
         """
-        request = await self._request(exchange, state, path)
-        if self.method.kind is MethodKind.SERVER_STREAM:
-            await serve_events(exchange, state, self.method, request)
+        if self.http.body == "*" and not path and not exchange.scope["query_string"]:
+            body = body_at_hand(exchange, state)
+            if body is None:
+                body = await read_body(exchange, state)
+            request = state.reading.read(self.method, body or b"{}")
         else:
-            await self._unary(exchange, state, request)
+            request = await self._request(exchange, state, path)
+        if self.method.kind.server_streaming:
+            await serve_events(exchange, state, self.method, request)
+            return
+        done = await call_unary(exchange, state, self.method, request, json=True)
+        if done is not None:
+            body, trailers = done
+            await exchange.answer(200, [(b"content-type", JSON), *trailers], self._body(body))
 
     async def _request(self, exchange: Exchange, state: DoorState, path: dict[str, str]) -> Any:
         body = await read_body(exchange, state)
         query = parse_qsl(exchange.scope["query_string"].decode("latin-1"), keep_blank_values=True)
         http = self.http
-        if http.body == "*" and not path and not query:
-            return state.reading.read(self.method, body or b"{}")
         document: dict[str, Any] = {}
         if http.body == "*":
             whole: object = _json(body or b"{}")
@@ -81,27 +86,6 @@ class Route:
         fill(document, self.message, query)
         fill(document, self.message, path.items())
         return decode(self.method, json.dumps(document).encode(), json=True)
-
-    async def _unary(self, exchange: Exchange, state: DoorState, request: Any) -> None:
-        method = self.method
-        context = state.dispatcher.begin(
-            method, state.call_info(exchange, connect_timeout_s(exchange.headers))
-        )
-        body = b""
-        failure: PlaneError | None = None
-        with Departure(state, disconnection(exchange.receive)) as departure:
-            try:
-                response = await state.dispatcher.unary(context, request)
-                body = self._body(encode(method, response, state.max_bytes, json=True))
-            except PlaneError as error:
-                failure = error
-        if departure.gone:
-            return
-        extra = metadata_headers(context.trailers)
-        if failure is not None:
-            await answer_error(exchange, failure, extra)
-        else:
-            await exchange.answer(200, [(b"content-type", JSON), *extra], body)
 
     def _body(self, data: bytes) -> bytes:
         name = self.http.response_body
@@ -180,6 +164,14 @@ class Routes:
             return literal
         routes = self._patterns.get(http.verb, ())
         return next((route for route in routes if route.http.path == http.path), None)
+
+    def straight(self) -> dict[tuple[str, bytes], Route]:
+        """The routes of paths without variables that only one rpc has, by verb and path."""
+        return {
+            (verb, path.encode()): route
+            for (verb, path), route in self._literal.items()
+            if (verb, path) not in self._twins
+        }
 
     def verbs(self, raw_path: str) -> list[str]:
         """The verbs that a path knows."""

@@ -199,6 +199,7 @@ class Running:
 async def running(
     *,
     max_message_bytes: int = 1 << 20,
+    max_calls: int | None = None,
     stall_s: float = 30.0,
     tokens: Mapping[str, str] | None = None,
     log: Any = None,
@@ -210,7 +211,9 @@ async def running(
     dispatcher = Dispatcher(
         [board],
         events=log,
-        limits=Limits(max_message_bytes=max_message_bytes, stall_s=stall_s),
+        limits=Limits(
+            max_message_bytes=max_message_bytes, max_concurrent_calls=max_calls, stall_s=stall_s
+        ),
         access=TokenAccess(tokens) if tokens else None,
     )
     ready = [True]

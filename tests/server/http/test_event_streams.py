@@ -23,6 +23,7 @@ from forge.captioner.v1 import CaptionFinished
 from protoplane_runtime.engines.interface import Event, EventId, Gap
 from protoplane_runtime.engines.local.log import LocalLog
 from protoplane_runtime.engines.memory import MemoryLog
+from protoplane_server.http.asgi import NEAR
 from protoplane_server.http.event_encoding import PIECE_SIZE, cloud_events, encoded, plain
 
 pytestmark = pytest.mark.anyio
@@ -190,19 +191,23 @@ class Scripted:
         self.looks = 0
         self.aborted = asyncio.Event()
 
-    # What the door asks of the transport.
+    # What the door asks of a server that is near, and of its transport.
+
+    @property
+    def transport(self) -> Any:
+        return self
+
+    def take_body(self) -> bytes | None:
+        return None
+
+    def when_lost(self, call: object) -> bool:
+        return False  # It calls nobody back, so the door waits for word.
 
     def get_write_buffer_size(self) -> int:
         self.looks += 1
         if self.moves:
             self.unsent -= 1
         return self.unsent
-
-    def is_closing(self) -> bool:
-        return self.aborted.is_set()
-
-    def get_protocol(self) -> object:
-        return self  # It calls nobody back, so the door waits for word.
 
     def abort(self) -> None:
         self.aborted.set()
@@ -224,7 +229,7 @@ class Scripted:
             "query_string": self.query, "headers": [], "client": ("a-client", 1),
         }  # fmt: skip
         if not hidden:
-            scope["protoplane.transport"] = self
+            scope[NEAR] = self
         async with asyncio.timeout(30):
             await self.run.door.app(scope, receive, send)
 
