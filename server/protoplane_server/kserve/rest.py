@@ -11,7 +11,7 @@ from protoplane_base.services import ServiceSpec
 from protoplane_server.errors import message_too_large
 from protoplane_server.http.asgi import Exchange, Headers
 from protoplane_server.http.body import read_body
-from protoplane_server.http.departure import Departure, Disconnected, disconnection
+from protoplane_server.http.departure import Departure, Disconnected
 from protoplane_server.http.faults import HttpError, error_status
 from protoplane_server.http.state import DoorState
 from protoplane_server.kserve.rest_documents import (
@@ -160,7 +160,7 @@ class KserveRoutes:
         dispatcher = self._state.dispatcher
         ctx = dispatcher.begin(self._methods[method], self._state.call_info(exchange, None))
         answer: Any = None
-        with Departure(self._state, disconnection(exchange.receive)) as departure:
+        with Departure.of_call(self._state, exchange) as departure:
             answer = await dispatcher.unary(ctx, request)
         if departure.gone:
             raise Disconnected

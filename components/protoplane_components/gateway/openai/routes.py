@@ -193,7 +193,7 @@ class _Call:
         dispatcher, exchange = self._state.dispatcher, self._exchange
         self._context = context = dispatcher.begin(self._methods[name], self._info)
         answer: Any = None
-        with Departure(self._state, disconnection(exchange.receive)) as departure:
+        with Departure.of_call(self._state, exchange) as departure:
             answer = await dispatcher.unary(context, request)
         if departure.gone:
             raise Disconnected
