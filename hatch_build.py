@@ -61,7 +61,8 @@ def compile_speedups(folder: str) -> Path | None:
         MODULE,
         [str(ROOT.joinpath(*MODULE.split(".")).with_suffix(".c"))],
         define_macros=[("Py_LIMITED_API", "0x030B0000")],
-        extra_compile_args=["-std=c11", "-O3"],
+        # Costs are rounded step by step, as in Python, wherever this is compiled.
+        extra_compile_args=["-std=c11", "-O3", "-ffp-contract=off"],
         py_limited_api=True,
         # What fails is told, and nothing is there.
         optional=True,

@@ -49,6 +49,7 @@ from protoplane.router.v1 import (
 from protoplane_base import Code, Duration, PlaneError, Timestamp
 from protoplane_components.kv_router.conversion import (
     Tokenizer,
+    answer_of,
     lease_s,
     load_of,
     overlap_of,
@@ -220,7 +221,7 @@ class KvRouter(KvRouterService):
         if self._shards is not None:
             asked = await self._looked_up(asked, self._shards)
         scores = not (request.request and request.request.omit_scores)
-        return SelectResponse(selection=selection_of(self.router.select(asked), scores=scores))
+        return answer_of(self.router.select(asked), scores=scores)
 
     async def select_and_reserve(
         self, request: SelectAndReserveRequest, ctx: Context

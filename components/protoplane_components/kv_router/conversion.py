@@ -13,6 +13,7 @@ from protoplane.router.v1 import (
     QueryRequest,
     RoutingRequest,
     Selection,
+    SelectResponse,
     Worker,
     WorkerLoad,
     WorkerScore,
@@ -29,6 +30,7 @@ Tokenizer = Callable[[str], Sequence[int] | NDArray[np.uint32]]
 # As read, so that each field counts as set.
 _SELECTION = Selection.from_bytes(b"")
 _SCORE = WorkerScore.from_bytes(b"")
+_SELECTED = SelectResponse(selection=_SELECTION)
 
 
 def request_of(
@@ -95,6 +97,11 @@ def selection_of(selection: choices.Selection, *, scores: bool) -> Selection:
             "scores": [_score(each) for each in selection.scores()] if scores else [],
         },
     )
+
+
+def answer_of(selection: choices.Selection, *, scores: bool) -> SelectResponse:
+    """A choice as the answer to `Select`."""
+    return twin(_SELECTED, {"selection": selection_of(selection, scores=scores)})
 
 
 def worker_of(worker: Worker) -> choices.Worker:

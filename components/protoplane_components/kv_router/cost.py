@@ -17,15 +17,16 @@ same parts.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 from math import sqrt
 
 import numpy as np
 from numpy.typing import NDArray
 
 from protoplane_base import Code, PlaneError
+from protoplane_components.kv_router.core import core
 from protoplane_components.kv_router.load import Figures, Places, Row
 from protoplane_components.kv_router.policies import Costs, Judgement, View, draw, likelihood
+from protoplane_components.kv_router.portable import CostInputs, Judged, Share, judged
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,10 +96,6 @@ class KvPolicy:
 
     def __init__(self, weights: CostWeights = CostWeights()) -> None:
         self._weights = weights
-        # What does not change from request to request: the weights of each row, and room for what
-        # a prompt adds there.
-        self._shape = (0, 0)
-        self._factors = self._added = np.zeros((3, 0))
         # Loads, or places of targets, that are known to have nobody to warm.
         self._even: Figures | Places | None = None
 
@@ -109,69 +106,57 @@ class KvPolicy:
 
     def judge(self, view: View) -> Judgement:
         """Choose the one with the least cost."""
-        weights, loads, tokens = self._weights, view.loads, view.prompt_tokens
-        self._shaped(view.block_size, len(loads.placed))
-        added = self._added
-        own = self._saved(view, added[0])
-        np.subtract(tokens, own, own)
-        own *= weights.fresh
-        added[1].fill(view.prompt_blocks)
-        parts = loads.work + added
-        parts *= self._factors
-        cost = parts[0] + parts[1]
-        cost += parts[2]
-        bias = self._bias(view)
-        if bias is not None:
-            cost += bias
-        row = draw(cost, view.rows, view.random, weights.temperature)
-        return Judgement(row, partial(self._costs, view, cost, parts, bias))
+        weights, loads, size = self._weights, view.loads, view.block_size
+        shares = self._shares(view)
+        replicas = max(weights.replicas, view.replicas)
+        inputs = CostInputs(
+            loads.work,
+            (weights.prefill / size, weights.decode, weights.active, weights.fresh),
+            view.prompt_tokens,
+            view.prompt_blocks,
+            shares,
+            self._warming(view, shares),
+            view.random.randbytes(4 * len(loads.placed)) if replicas > 1 else None,
+            sqrt(replicas - 1) / (1 << 32),
+        )
+        if weights.temperature:
+            row = draw(judged(inputs).cost, view.rows, view.random, weights.temperature)
+        else:
+            row = core.least_cost(inputs, view.rows, view.random.randrange)
+        # Of the figures that it chose by, which do not change.
+        return Judgement(row, lambda: self._costs(view, judged(inputs)))
 
-    def _costs(self, view: View, cost: Row, parts: NDArray[np.float64], bias: Row | None) -> Costs:
-        own = view.prompt_tokens - self._saved(view, np.empty_like(view.loads.placed))
-        probability = likelihood(cost, view.rows, self._weights.temperature)
-        tokens = view.loads.prefill_tokens + own
-        return Costs(cost, probability, tokens, parts[0], parts[1], parts[2], bias)
+    def _costs(self, view: View, found: Judged) -> Costs:
+        probability = likelihood(found.cost, view.rows, self._weights.temperature)
+        tokens = view.loads.prefill_tokens + (view.prompt_tokens - found.saved)
+        prefill, decode, active = found.parts
+        return Costs(found.cost, probability, tokens, prefill, decode, active, found.bias)
 
-    def _shaped(self, block_size: int, targets: int) -> None:
-        if (block_size, targets) != self._shape:
-            weights = self._weights
-            factors = (weights.prefill / block_size, weights.decode, weights.active)
-            # A weight for each target: numpy takes longer for one that stands for all.
-            self._factors = np.repeat(np.array(factors, float)[:, None], targets, axis=1)
-            self._added = np.zeros((3, targets))
-            self._shape = (block_size, targets)
-
-    def _saved(self, view: View, row: Row) -> Row:
-        """Puts into a row how many tokens need not be computed on each."""
+    def _shares(self, view: View) -> list[Share]:
+        """How many tokens each group need not compute."""
         weights, size, most = self._weights, view.block_size, view.prompt_tokens
         each, places = weights.device * size, view.loads.places.rows
-        row.fill(0)
+        shares: list[Share] = []
         for (device, host, disk), group in view.levels:
             saved = device * each
             if host or disk:
                 saved += host * (weights.host * size) + disk * (weights.disk * size)
-            row[group.rows(places)] = min(saved, most)
-        return row
+            shares.append((min(saved, most), group.rows(places)))
+        return shares
 
-    def _bias(self, view: View) -> Row | None:
-        weights = self._weights
-        replicas = max(weights.replicas, view.replicas)
+    def _warming(self, view: View, shares: list[Share]) -> Row | None:
+        """What those that are new are judged better by."""
         cold = self._cold(view.loads)
-        if cold is None and replicas == 1:
+        if cold is None:
             return None
-        saved = self._saved(view, np.empty_like(view.loads.placed))
-        bias: Row | None = None
-        if cold is not None:
-            best = saved[view.rows].max()
-            lacking = (best - saved) * (weights.prefill * weights.fresh / view.block_size)
-            share = 1 - view.loads.placed / weights.warm_requests
-            bias = np.where(cold, -lacking * share, 0.0)
-        if replicas > 1:
-            lacking = (view.prompt_tokens - saved) * (weights.prefill / view.block_size)
-            words = np.frombuffer(view.random.randbytes(4 * len(lacking)), np.uint32)
-            chance = words * lacking * (sqrt(replicas - 1) / (1 << 32))
-            bias = chance if bias is None else bias + chance
-        return bias
+        weights = self._weights
+        saved = np.zeros(len(cold))
+        for share, rows in shares:
+            saved[rows] = share
+        best = saved[view.rows].max()
+        lacking = (best - saved) * (weights.prefill * weights.fresh / view.block_size)
+        share_of_best = 1 - view.loads.placed / weights.warm_requests
+        return np.where(cold, -lacking * share_of_best, 0.0)
 
     def _cold(self, loads: Figures) -> NDArray[np.bool_] | None:
         """Who is to be warmed: those that are new, if there are others; `None` for nobody."""

@@ -12,9 +12,6 @@ is a polynomial of the block hashes: ``key(n) = key(n - 1) * R + hash(n) + C``, 
 without C prefixes of blocks whose hash is zero would be the same. Block hashes are spread evenly
 by XXH3, so a prefix has the key of a certain other one with a chance of 2**-64; where they are the
 same but for two blocks swapped that lie a multiple of 2**j apart, of 2**(j - 62).
-
-The work is done by `speedups.c` where it is compiled, else by `portable.py`, which is slower and
-does the same; `PROTOPLANE_PURE_PYTHON=1` asks for the latter.
 """
 
 from __future__ import annotations
@@ -22,23 +19,13 @@ from __future__ import annotations
 import sys
 from array import array
 from collections.abc import Sequence
-from os import environ
 
 import numpy as np
 from numpy.typing import NDArray
 from xxhash import xxh3_64_intdigest
 
 from protoplane_base import Code, PlaneError
-
-try:
-    if environ.get("PROTOPLANE_PURE_PYTHON"):
-        raise ImportError
-    from protoplane_components.kv_router import speedups as _core
-except ImportError:
-    from protoplane_components.kv_router import portable as _core  # type: ignore[no-redef]
-
-COMPILED = _core.__name__.endswith("speedups")
-"""Whether C does the work."""
+from protoplane_components.kv_router.core import core
 
 SEED = 1337
 FAMILY_SHIFT = 48
@@ -58,13 +45,16 @@ class HashList(list[int]):
 
     Args:
         words: The hashes.
+        keys: Keys of a prompt that begins with them, where they are known; `prefix_keys` makes
+            them otherwise.
     """
 
-    __slots__ = ("words",)
+    __slots__ = ("keys", "words")
 
-    def __init__(self, words: NDArray[np.uint64]) -> None:
+    def __init__(self, words: NDArray[np.uint64], keys: NDArray[np.uint64] | None = None) -> None:
         super().__init__(words.tolist())
         self.words = words
+        self.keys = keys
 
 
 def seed_of(lora: str = "", cache_namespace: str = "") -> int:
@@ -106,13 +96,13 @@ def block_hashes(
         data: NDArray[np.uint32] | array[int] = tokens.astype("<u4", "C", "same_kind", copy=False)
     else:
         data = _as_tokens(tokens)
-    hashes = _core.hash_blocks(data, block_size, _seed(lora, cache_namespace))
+    hashes = core.hash_blocks(data, block_size, _seed(lora, cache_namespace))
     return np.frombuffer(hashes, np.uint64)
 
 
 def read_prompt(
-    text: bytes, block_size: int, *, lora: str = "", cache_namespace: str = ""
-) -> tuple[NDArray[np.uint64], int] | None:
+    text: bytes | memoryview, block_size: int, *, lora: str = "", cache_namespace: str = ""
+) -> tuple[HashList, int] | None:
     """Hashes of the full blocks of a prompt in JSON, and how many tokens it has.
 
     Args:
@@ -128,8 +118,11 @@ def read_prompt(
         PlaneError: INVALID_ARGUMENT, the block size is not positive.
     """
     _check_size(block_size)
-    found = _core.read_prompt(text, block_size, _seed(lora, cache_namespace))
-    return None if found is None else (np.frombuffer(found[0], np.uint64), found[1])
+    found = core.read_prompt(text, block_size, _seed(lora, cache_namespace))
+    if found is None:
+        return None
+    hashes, keys, tokens = found
+    return HashList(np.frombuffer(hashes, np.uint64), np.frombuffer(keys, np.uint64)), tokens
 
 
 def sequence_hashes(hashes: Hashes, parent: int | None = None) -> list[int]:
@@ -139,7 +132,7 @@ def sequence_hashes(hashes: Hashes, parent: int | None = None) -> list[int]:
         hashes: Block hashes.
         parent: Sequence hash of the block before the first; ``None`` where there is none.
     """
-    found = _core.sequence_hashes(_contiguous(hashes), parent, SEED)
+    found = core.sequence_hashes(_contiguous(hashes), parent, SEED)
     chain: list[int] = np.frombuffer(found, np.uint64).tolist()
     return chain
 
@@ -189,7 +182,9 @@ def prefix_keys(hashes: Hashes, parent: int | None = None) -> NDArray[np.uint64]
         hashes: Block hashes.
         parent: Key of the block before the first; `None` where there is none.
     """
-    keys = _core.prefix_keys(_contiguous(hashes), 0 if parent is None else parent)
+    if parent is None and isinstance(hashes, HashList) and hashes.keys is not None:
+        return hashes.keys
+    keys = core.prefix_keys(_contiguous(hashes), 0 if parent is None else parent)
     return np.frombuffer(keys, np.uint64)
 
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from protoplane_components.kv_router.index import Overlap
 from protoplane_components.kv_router.levels import Levels
 from protoplane_components.kv_router.load import Figures, Row
+from protoplane_components.kv_router.portable import cheapest
 
 
 class View(Struct, frozen=True, eq=False):
@@ -208,13 +209,10 @@ def draw(cost: Row, rows: NDArray[np.intp], random: Random, temperature: float =
             chance decides: the likelihood falls by e with each such share of the distance from the
             least to the greatest cost.
     """
-    among = cost if len(rows) == len(cost) else cost[rows]
-    if temperature > 0:
-        ends = _weights(among, temperature).cumsum()
-        at = min(int(ends.searchsorted(random.random(), side="right")), len(rows) - 1)
-    else:
-        least = (among == among[among.argmin()]).nonzero()[0]
-        at = least.item(random.randrange(len(least)) if len(least) > 1 else 0)
+    if not temperature:
+        return cheapest(cost, rows, random.randrange)
+    ends = _weights(cost[rows], temperature).cumsum()
+    at = min(int(ends.searchsorted(random.random(), side="right")), len(rows) - 1)
     return rows.item(at)
 
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import sys
 from array import array
+from collections.abc import Callable
 from functools import cache, lru_cache
 from struct import Struct
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,16 +21,26 @@ from xxhash import xxh3_64_intdigest
 Memory: TypeAlias = "bytes | memoryview | array[int] | NDArray[np.uint32] | NDArray[np.uint64]"
 """What lies in memory in one piece."""
 
+Figure: TypeAlias = NDArray[np.float64]
+"""A figure for each target, or a row of them for each of several things."""
+
+Factors: TypeAlias = tuple[float, float, float, float]
+"""What each token to compute, block in use and request costs, and how often a token of the prompt
+counts that is in no cache."""
+
+Share: TypeAlias = tuple[float, "NDArray[np.intp] | int"]
+"""How many tokens of a prompt some targets need not compute, and their rows."""
+
 _WORD = 1 << 64
 _ROOT = 0x9E3779B97F4A7C13
 _ADDED = 0xD1B54A32D192ED03
 _INVERSE = pow(_ROOT, -1, _WORD)
 _PAIR = Struct("<2Q").pack
-_Factors = tuple[NDArray[np.uint64], NDArray[np.uint64], NDArray[np.uint64]]
+_Powers = tuple[NDArray[np.uint64], NDArray[np.uint64], NDArray[np.uint64]]
 
 
-def read_prompt(text: Memory, block_size: int, seed: int) -> tuple[bytes, int] | None:
-    """Read tokens from JSON and hash their blocks.
+def read_prompt(text: Memory, block_size: int, seed: int) -> tuple[bytes, bytes, int] | None:
+    """Read tokens from JSON and name their blocks.
 
     Args:
         text: The tokens as in a list of JSON, without the brackets.
@@ -37,8 +48,8 @@ def read_prompt(text: Memory, block_size: int, seed: int) -> tuple[bytes, int] |
         seed: Seed of the hashes.
 
     Returns:
-        Hashes of the full blocks, and how many tokens there are; ``None`` for anything but plain
-        numbers below 2**32.
+        Hashes of the full blocks, the keys of these and all before them, and how many tokens
+        there are; ``None`` for anything but plain numbers below 2**32.
 
     Raises:
         ValueError: The block size is not positive.
@@ -55,7 +66,8 @@ def read_prompt(text: Memory, block_size: int, seed: int) -> tuple[bytes, int] |
         return None
     if sys.byteorder == "big":
         tokens.byteswap()
-    return hash_blocks(tokens, block_size, seed), len(tokens)
+    hashes = hash_blocks(tokens, block_size, seed)
+    return hashes, prefix_keys(hashes, 0), len(tokens)
 
 
 def hash_blocks(tokens: Memory, block_size: int, seed: int) -> bytes:
@@ -114,18 +126,110 @@ def prefix_keys(hashes: Memory, parent: int) -> bytes:
     return keys.tobytes()
 
 
+class CostInputs(NamedTuple):
+    """What costs are made of.
+
+    Attributes:
+        work: Tokens to compute, blocks in use, and requests that each target has.
+        factors: What they cost.
+        tokens: Tokens of the prompt.
+        blocks: Blocks that it takes up.
+        shares: What of it is cached where; the last one counts of those that name a row.
+        bias: What to add to each cost; absent, nothing.
+        words: Random bytes, four for each target: the share of the tokens to compute that chance
+            adds to each cost; absent, it adds nothing.
+        spread: How much of a token each step of such a word is.
+    """
+
+    work: Figure
+    factors: Factors
+    tokens: int
+    blocks: int
+    shares: list[Share]
+    bias: Figure | None = None
+    words: bytes | None = None
+    spread: float = 0.0
+
+
+class Judged(NamedTuple):
+    """What targets cost, in blocks.
+
+    Attributes:
+        saved: Tokens of the prompt that each need not compute.
+        parts: The cost of what is to compute, of blocks in use, and of requests.
+        bias: What else was counted; absent, nothing was.
+        cost: The whole cost.
+    """
+
+    saved: Figure
+    parts: Figure
+    bias: Figure | None
+    cost: Figure
+
+
+def judged(inputs: CostInputs) -> Judged:
+    """What each target would cost, by the formula in `cost`."""
+    work, factors, tokens, blocks, shares, bias, words, spread = inputs
+    count = work.shape[1]
+    saved, added = np.zeros(count), np.zeros((3, count))
+    for share, rows in shares:
+        saved[rows] = share
+    np.subtract(tokens, saved, added[0])
+    added[0] *= factors[3]
+    added[1].fill(blocks)
+    parts = work + added
+    parts *= _columns(factors, count)
+    cost = parts[0] + parts[1]
+    cost += parts[2]
+    if words is not None:
+        chance = np.frombuffer(words, np.uint32) * ((tokens - saved) * factors[0]) * spread
+        bias = chance if bias is None else bias + chance
+    if bias is not None:
+        cost += bias
+    return Judged(saved, parts, bias, cost)
+
+
+def cheapest(cost: Figure, rows: NDArray[np.intp], chance: Callable[[int], int]) -> int:
+    """The row with the least cost.
+
+    Args:
+        cost: Cost of each.
+        rows: Rows to choose from.
+        chance: Names one of so many, where several have the least.
+    """
+    among = cost if len(rows) == len(cost) else cost[rows]
+    least = (among == among[among.argmin()]).nonzero()[0]
+    return rows.item(least.item(chance(len(least)) if len(least) > 1 else 0))
+
+
+def least_cost(inputs: CostInputs, rows: NDArray[np.intp], chance: Callable[[int], int]) -> int:
+    """The row that `judged` finds the cheapest of those to choose from; see there, and `cheapest`.
+
+    Raises:
+        IndexError: A share names a row that is not there.
+        ValueError: There is no row to choose from.
+    """
+    return cheapest(judged(inputs).cost, rows, chance)
+
+
+@lru_cache(64)
+def _columns(factors: Factors, count: int) -> Figure:
+    """A factor for each figure: numpy takes longer for one that stands for all."""
+    return np.repeat(np.array(factors[:3])[:, None], count, axis=1)
+
+
 @lru_cache(4096)
-def _first(count: int) -> _Factors:
+def _first(count: int) -> _Powers:
     """So many powers of the root and of its inverse, and of the constant, which is always the same.
 
     Slicing anew each time takes a tenth of what a prompt's keys take.
     """
-    up, down, added = _factors(max(12, (count - 1).bit_length()))
+    up, down, added = _powers(max(12, (count - 1).bit_length()))
     return up[:count], down[:count], added[:count]
 
 
 @cache
-def _factors(bits: int) -> _Factors:
+def _powers(bits: int) -> _Powers:
     ones = np.full(1 << bits, _ROOT, np.uint64)
     up = np.multiply.accumulate(ones)
     ones.fill(_INVERSE)

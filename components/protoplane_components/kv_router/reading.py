@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from protoplane.router.v1 import BlockSequence, Prompt, QueryRequest, RoutingRequest
 from protoplane_base import Message
 from protoplane_base.wire import twin
-from protoplane_components.kv_router.hashing import HashList, read_prompt
+from protoplane_components.kv_router.hashing import read_prompt
 
 _M = TypeVar("_M", bound=Message)
 
@@ -67,12 +67,15 @@ def prompt_reader(
         if part.prompt.tokens.ids != [_MARK]:
             return None
         found = read_prompt(
-            data[begin:end], block_size, lora=part.lora, cache_namespace=part.cache_namespace
+            memoryview(data)[begin:end],
+            block_size,
+            lora=part.lora,
+            cache_namespace=part.cache_namespace,
         )
         if found is None:
             return None
         hashes, tokens = found
-        blocks = twin(_BLOCKS, {"hashes": HashList(hashes), "tokens": tokens})
+        blocks = twin(_BLOCKS, {"hashes": hashes, "tokens": tokens})
         # An assignment would check each hash.
         prompt = twin(_PROMPT, {"tokens": None, "blocks": blocks, "text": None})
         vars(part)["prompt"] = prompt

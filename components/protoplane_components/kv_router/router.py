@@ -19,7 +19,7 @@ from protoplane_base import Code, PlaneError
 from protoplane_components.kv_router.admission import Admission, WaitingLine, refused
 from protoplane_components.kv_router.approximate import ApproximateIndex
 from protoplane_components.kv_router.cost import CostWeights, KvPolicy
-from protoplane_components.kv_router.hashing import as_hashes, block_hashes, prefix_keys
+from protoplane_components.kv_router.hashing import Hashes, as_hashes, block_hashes, prefix_keys
 from protoplane_components.kv_router.index import NOTHING, KvIndex, Overlap, Target
 from protoplane_components.kv_router.levels import Levels, as_levels, by_target, of_target
 from protoplane_components.kv_router.load import Figures, LoadTable, Reservation
@@ -227,7 +227,7 @@ class Router:
             PlaneError: INVALID_ARGUMENT, the request has no prompt.
         """
         hashes, tokens = self._hashes(request)
-        return replace(request, tokens=None, hashes=hashes, prompt_tokens=tokens)
+        return replace(request, tokens=None, hashes=as_hashes(hashes), prompt_tokens=tokens)
 
     def reserve(
         self, request: Request, *, lease_s: float | None = None
@@ -353,10 +353,11 @@ class Router:
         hashes, tokens = self._hashes(request)
         return prefix_keys(hashes), tokens
 
-    def _hashes(self, request: Request) -> tuple[NDArray[np.uint64], int]:
+    def _hashes(self, request: Request) -> tuple[Hashes, int]:
         """Hashes of a prompt's blocks, and how many tokens it has."""
+        hashes: Hashes
         if request.hashes is not None:
-            hashes = as_hashes(request.hashes)
+            hashes = request.hashes
             tokens = request.prompt_tokens
             if tokens is None:
                 tokens = len(hashes) * self.block_size

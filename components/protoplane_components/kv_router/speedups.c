@@ -1,5 +1,6 @@
 /*
- * Reads prompts and names their blocks: what `portable.py` does, in a tenth of the time.
+ * Reads prompts, names their blocks and compares costs: what `portable.py` does, in a tenth of the
+ * time.
  *
  * Hashes are XXH3-64 with a seed, written from xxHash's specification (doc/xxhash_spec.md, version
  * 0.2.0, "XXH3 Algorithm Overview" and what follows it). Every input here is a whole number of
@@ -10,6 +11,7 @@
  */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
+#include <math.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -208,9 +210,9 @@ static inline uint64_t next_word(const uint8_t *at, const uint8_t *end)
 /* Eight digits, each in a byte, the first of them lowest: by pairs, by fours, all eight. */
 static inline uint64_t number_of(uint64_t digits)
 {
-    uint64_t pairs = (digits * 10 + (digits >> 8)) & UINT64_C(0x00FF00FF00FF00FF);
-    uint64_t fours = (pairs * 100 + (pairs >> 16)) & UINT64_C(0x0000FFFF0000FFFF);
-    return (fours * 10000 + (fours >> 32)) & UINT32_MAX;
+    uint64_t pairs = (digits * (1 + (10 << 8)) >> 8) & UINT64_C(0x00FF00FF00FF00FF);
+    uint64_t fours = (pairs * (1 + (100 << 16)) >> 16) & UINT64_C(0x0000FFFF0000FFFF);
+    return fours * (1 + (UINT64_C(10000) << 32)) >> 32;
 }
 
 /* Reads one number; gives the place behind it, NULL where there is none below 2**32. */
@@ -260,8 +262,37 @@ static inline State read_next(List *list)
     at = behind_blanks(at, end);
     if (at == end)
         return OVER;
-    list->at = at + 1;
-    return *at == ',' ? MORE : FAULT;
+    if (*at != ',')
+        return FAULT;
+    list->at = behind_blanks(at + 1, end);
+    return MORE;
+}
+
+/* What is between two numbers in most lists: a comma, or a comma and a blank. */
+typedef struct {
+    uint8_t last, size;
+} Between;
+
+/* What most lists are made of: up to seven digits, and what is between them; else nothing is read. */
+static inline int read_usual(List *list, const Between between)
+{
+    const uint8_t *at = list->at;
+    if (list->end - at < 9)
+        return 0;
+    uint64_t word = word_at(at);
+    uint64_t others = ~word & EACH_BYTE(0x10);
+    size_t bits = others ? (size_t)__builtin_ctzll(others) & 56 : 0;
+    if (bits == 0 || (bits > 8 && (uint8_t)word == '0'))
+        return 0;
+    uint64_t digits = (word ^ EACH_BYTE('0')) << (64 - bits);
+    if (((digits + EACH_BYTE(0x7F - 9)) | digits) & EACH_BYTE(0x80))
+        return 0;
+    at += bits / 8;
+    if (at[0] != ',' || at[between.size - 1] != between.last)
+        return 0;
+    list->at = at + between.size;
+    *list->next++ = (uint32_t)number_of(digits);
+    return 1;
 }
 
 /* Most numbers that a list can have: with its comma each takes two bytes. */
@@ -270,37 +301,63 @@ static size_t most_in(size_t bytes)
     return (bytes + 1) / 2;
 }
 
+enum { PARTS = 3 };
+
 /* Reads all numbers, `most_in` at most; gives how many there are, 0 where something else is there.
 
    Where a number begins is known when the one before is read, so a processor would wait more than
-   work; with two halves of the list at a time it takes two thirds of the time. */
+   work; with three parts of the list at a time it takes half of the time. */
 static size_t read_numbers(const uint8_t *begin, const uint8_t *end, uint32_t *numbers)
 {
-    const uint8_t *middle = begin + (end - begin) / 2;
-    const uint8_t *comma = memchr(middle, ',', (size_t)(end - middle));
-    List first = {begin, comma ? comma : end, numbers};
-    uint32_t *rest = numbers + most_in((size_t)(first.end - begin));
-    List second = {comma ? comma + 1 : end, end, rest};
-    State one = MORE, other = comma ? MORE : OVER;
-    while (one == MORE && other == MORE) {
-        one = read_next(&first);
-        other = read_next(&second);
+    List parts[PARTS];
+    uint32_t *firsts[PARTS];
+    Between between = {',', 1};
+    size_t count = 0, size = (size_t)(end - begin);
+    for (const uint8_t *at = begin, *comma = begin; comma != NULL; at = comma + 1, count++) {
+        const uint8_t *from = begin + size / PARTS * (count + 1);
+        if (from < at)
+            from = at;
+        comma = count < PARTS - 1 ? memchr(from, ',', (size_t)(end - from)) : NULL;
+        firsts[count] = numbers + most_in((size_t)(at - begin));
+        parts[count] = (List){at, comma ? comma : end, firsts[count]};
+        if (comma != NULL && end - comma > 1 && comma[1] == ' ')
+            between = (Between){' ', 2};
     }
-    while (one == MORE)
-        one = read_next(&first);
-    while (other == MORE)
-        other = read_next(&second);
-    if (one == FAULT || other == FAULT)
-        return 0;
-    size_t more = (size_t)(second.next - rest);
-    memmove(first.next, rest, more * sizeof *rest);
-    return (size_t)(first.next - numbers) + more;
+    State states[PARTS] = {MORE, MORE, MORE};
+    while (count == PARTS && states[0] + states[1] + states[2] == PARTS * MORE) {
+        List one = parts[0], two = parts[1], three = parts[2];
+        while (read_usual(&one, between) & read_usual(&two, between) & read_usual(&three, between))
+            ;
+        parts[0] = one, parts[1] = two, parts[2] = three;
+        for (size_t part = 0; part < PARTS; part++)
+            states[part] = read_next(parts + part);
+    }
+    uint32_t *next = numbers;
+    for (size_t part = 0; part < count; part++) {
+        while (states[part] == MORE)
+            states[part] = read_next(parts + part);
+        if (states[part] == FAULT)
+            return 0;
+        size_t found = (size_t)(parts[part].next - firsts[part]);
+        memmove(next, firsts[part], found * sizeof *next);
+        next += found;
+    }
+    return (size_t)(next - numbers);
 }
 
 /* ---- the index's keys, of which `hashing.py` tells ---- */
 
 static const uint64_t ROOT = 0x9E3779B97F4A7C13;
 static const uint64_t ADDED = 0xD1B54A32D192ED03;
+
+/* A key for each hash, where `key` is that of the block before the first. */
+static void put_keys(const uint8_t *hashes, size_t size, uint64_t key, uint8_t *keys)
+{
+    for (size_t at = 0; at < size; at += 8) {
+        key = key * ROOT + word_at(hashes + at) + ADDED;
+        memcpy(keys + at, &key, sizeof key);
+    }
+}
 
 /* ---- what Python sees ---- */
 
@@ -352,6 +409,24 @@ static PyObject *hash_blocks(PyObject *Py_UNUSED(module), PyObject *args)
     return made;
 }
 
+/* Hashes and keys of the full blocks of so many tokens, and how many these are. */
+static PyObject *prompt_of(const uint32_t *tokens, size_t count, Py_ssize_t block_size,
+                           uint64_t seed)
+{
+    uint8_t *words;
+    PyObject *hashes = hashes_of(tokens, count, block_size, seed);
+    if (hashes == NULL)
+        return NULL;
+    size_t size = (size_t)PyBytes_Size(hashes);
+    PyObject *keys = new_words(size / 8, &words);
+    if (keys == NULL) {
+        Py_DECREF(hashes);
+        return NULL;
+    }
+    put_keys((const uint8_t *)PyBytes_AsString(hashes), size, 0, words);
+    return Py_BuildValue("(NNn)", hashes, keys, (Py_ssize_t)count);
+}
+
 static PyObject *read_prompt(PyObject *Py_UNUSED(module), PyObject *args)
 {
     Py_buffer text;
@@ -369,10 +444,9 @@ static PyObject *read_prompt(PyObject *Py_UNUSED(module), PyObject *args)
         PyThreadState *left = leave(size);
         size_t count = size ? read_numbers(begin, begin + size, tokens) : 0;
         come_back(left);
-        PyObject *hashes = count ? hashes_of(tokens, count, block_size, seed) : NULL;
-        if (hashes != NULL)
-            found = Py_BuildValue("(Nn)", hashes, (Py_ssize_t)count);
-        else if (!count)
+        if (count)
+            found = prompt_of(tokens, count, block_size, seed);
+        else
             found = Py_NewRef(Py_None);
     }
     free(tokens);
@@ -417,20 +491,183 @@ static PyObject *prefix_keys(PyObject *Py_UNUSED(module), PyObject *args)
     PyObject *made = new_words(size / 8, &keys);
     if (made != NULL) {
         PyThreadState *left = leave(size);
-        for (size_t at = 0; at < size; at += 8) {
-            key = key * ROOT + word_at((const uint8_t *)hashes.buf + at) + ADDED;
-            memcpy(keys + at, &key, sizeof key);
-        }
+        put_keys(hashes.buf, size, key, keys);
         come_back(left);
     }
     PyBuffer_Release(&hashes);
     return made;
 }
 
+/* ---- the cost of the policy `kv`, of which `cost.py` tells ---- */
+
+/* The place of a row, NULL where there is none. */
+static double *place_of(double *all, size_t count, Py_ssize_t row)
+{
+    if (row >= 0 && (size_t)row < count)
+        return all + row;
+    PyErr_Format(PyExc_IndexError, "there is no row %zd among %zu", row, count);
+    return NULL;
+}
+
+/* Notes the tokens that one group need not compute. */
+static int note_share(PyObject *share, double *saved, size_t count)
+{
+    PyObject *rows;
+    double tokens;
+    if (!PyTuple_Check(share)) {
+        PyErr_SetString(PyExc_TypeError, "a share is tokens and rows");
+        return 0;
+    }
+    if (!PyArg_ParseTuple(share, "dO", &tokens, &rows))
+        return 0;
+    if (PyLong_Check(rows)) {
+        Py_ssize_t row = PyLong_AsSsize_t(rows);
+        double *place = row == -1 && PyErr_Occurred() ? NULL : place_of(saved, count, row);
+        if (place != NULL)
+            *place = tokens;
+        return place != NULL;
+    }
+    Py_buffer view;
+    if (PyObject_GetBuffer(rows, &view, PyBUF_SIMPLE) < 0)
+        return 0;
+    const Py_ssize_t *each = view.buf, *end = each + (size_t)view.len / sizeof *each;
+    double *place = saved;
+    for (; place != NULL && each < end; each++)
+        if ((place = place_of(saved, count, *each)) != NULL)
+            *place = tokens;
+    PyBuffer_Release(&view);
+    return place != NULL;
+}
+
+/* What costs depend on but for the rows; a bias and the words of chance may be absent. */
+typedef struct {
+    const double *prefill_tokens, *decode_blocks, *requests, *bias;
+    const uint8_t *words;
+    double prefill, decode, active, fresh, tokens, blocks, spread;
+} Given;
+
+/* Each step is rounded, in the order in which `portable.py` takes it, so that both say the same. */
+static void put_costs(const Given *given, const double *saved, double *costs, size_t count)
+{
+    for (size_t row = 0; row < count; row++) {
+        double lacking = given->tokens - saved[row];
+        double prefill = (given->prefill_tokens[row] + lacking * given->fresh) * given->prefill;
+        double decode = (given->decode_blocks[row] + given->blocks) * given->decode;
+        costs[row] = prefill + decode + given->requests[row] * given->active;
+    }
+    if (given->words == NULL) {
+        for (size_t row = 0; given->bias != NULL && row < count; row++)
+            costs[row] += given->bias[row];
+        return;
+    }
+    for (size_t row = 0; row < count; row++) {
+        double lacking = (given->tokens - saved[row]) * given->prefill;
+        double bias = half_word_at(given->words + 4 * row) * lacking * given->spread;
+        costs[row] += given->bias == NULL ? bias : given->bias[row] + bias;
+    }
+}
+
+/* The row with the least cost; where several have it, the one that chance names. */
+static PyObject *cheapest(const double *costs, size_t count, const Py_ssize_t *rows, size_t among,
+                          PyObject *chance)
+{
+    double least = INFINITY;
+    size_t ties = 0, first = 0;
+    for (size_t at = 0; at < among; at++) {
+        if (rows[at] < 0 || (size_t)rows[at] >= count)
+            return PyErr_Format(PyExc_IndexError, "there is no row %zd", rows[at]);
+        double cost = costs[rows[at]];
+        if (cost < least || !ties) {
+            least = cost;
+            first = at;
+            ties = 0;
+        }
+        ties += cost == least;
+    }
+    if (!ties)
+        return PyErr_Format(PyExc_ValueError, "there is no row that can be chosen");
+    if (ties > 1) {
+        PyObject *drawn = PyObject_CallFunction(chance, "n", (Py_ssize_t)ties);
+        Py_ssize_t skipped = drawn == NULL ? -1 : PyLong_AsSsize_t(drawn);
+        Py_XDECREF(drawn);
+        if (skipped == -1 && PyErr_Occurred())
+            return NULL;
+        if (skipped < 0 || (size_t)skipped >= ties)
+            return PyErr_Format(PyExc_ValueError, "%zd is not one of %zu", skipped, ties);
+        for (; skipped; skipped--)
+            while (costs[rows[++first]] != least)
+                ;
+    }
+    return PyLong_FromSsize_t(rows[first]);
+}
+
+/* Memory of so many bytes; of none where the object is None. */
+static int get_memory(PyObject *object, Py_buffer *view, size_t bytes)
+{
+    if (object == Py_None)
+        return 1;
+    if (PyObject_GetBuffer(object, view, PyBUF_SIMPLE) < 0)
+        return 0;
+    if ((size_t)view->len == bytes)
+        return 1;
+    PyErr_Format(PyExc_ValueError, "%zd bytes where %zu were to be", view->len, bytes);
+    return 0;
+}
+
+static PyObject *least_cost(PyObject *Py_UNUSED(module), PyObject *args)
+{
+    PyObject *loads, *shares, *bias, *words, *rows, *chance;
+    Given given;
+    if (!PyArg_ParseTuple(args, "(O(dddd)ddO!OOd)OO", &loads, &given.prefill, &given.decode,
+                          &given.active, &given.fresh, &given.tokens, &given.blocks, &PyList_Type,
+                          &shares, &bias, &words, &given.spread, &rows, &chance))
+        return NULL;
+    Py_buffer work = {0}, warming = {0}, random = {0}, able = {0};
+    double *saved = NULL;
+    PyObject *found = NULL;
+    if (PyObject_GetBuffer(loads, &work, PyBUF_STRIDES) < 0)
+        return NULL;
+    if (work.ndim != 2 || work.shape[0] != 3 || work.itemsize != sizeof(double) ||
+        work.strides[1] != sizeof(double)) {
+        PyErr_SetString(PyExc_ValueError, "loads are three rows of floats");
+        goto done;
+    }
+    size_t count = (size_t)work.shape[1];
+    if (!get_memory(bias, &warming, sizeof(double) * count) ||
+        !get_memory(words, &random, 4 * count) ||
+        PyObject_GetBuffer(rows, &able, PyBUF_SIMPLE) < 0)
+        goto done;
+    saved = PyMem_Calloc(2 * count + 1, sizeof *saved);
+    if (saved == NULL) {
+        PyErr_NoMemory();
+        goto done;
+    }
+    for (Py_ssize_t at = 0; at < PyList_Size(shares); at++)
+        if (!note_share(PyList_GetItem(shares, at), saved, count))
+            goto done;
+    const uint8_t *first = work.buf;
+    given.prefill_tokens = (const double *)first;
+    given.decode_blocks = (const double *)(first + work.strides[0]);
+    given.requests = (const double *)(first + 2 * work.strides[0]);
+    given.bias = warming.buf;
+    given.words = random.buf;
+    double *costs = saved + count;
+    put_costs(&given, saved, costs, count);
+    found = cheapest(costs, count, able.buf, (size_t)able.len / sizeof(Py_ssize_t), chance);
+done:
+    PyMem_Free(saved);
+    PyBuffer_Release(&work);
+    PyBuffer_Release(&warming);
+    PyBuffer_Release(&random);
+    PyBuffer_Release(&able);
+    return found;
+}
+
 /* ---- the module; `speedups.pyi` says what each function takes and gives ---- */
 
 static PyMethodDef functions[] = {
     {"hash_blocks", hash_blocks, METH_VARARGS, NULL},
+    {"least_cost", least_cost, METH_VARARGS, NULL},
     {"prefix_keys", prefix_keys, METH_VARARGS, NULL},
     {"read_prompt", read_prompt, METH_VARARGS, NULL},
     {"sequence_hashes", sequence_hashes, METH_VARARGS, NULL},

@@ -53,6 +53,15 @@ def test_tokens_can_be_an_array(hashing: ModuleType) -> None:
     assert hashing.block_hashes(array, 16).tolist() == hashing.block_hashes(tokens, 16).tolist()
 
 
+@pytest.mark.parametrize("kind", [bytes, bytearray])
+def test_each_byte_is_a_token(hashing: ModuleType, kind: type[bytes | bytearray]) -> None:
+    # Not four of them, as they lie in memory.
+    tokens = [1, 2, 3, 4, 250, 251, 252, 253]
+    hashes = hashing.block_hashes(kind(tokens), 4)
+    assert hashes.tolist() == hashing.block_hashes(tokens, 4).tolist()
+    assert len(hashes) == 2
+
+
 @pytest.mark.parametrize("tokens", [[-1, 2], [2**32, 1], [1.0, 2], ["1", 2], [None, 2]])
 def test_what_is_no_token_is_refused(hashing: ModuleType, tokens: list[object]) -> None:
     with pytest.raises(PlaneError, match=r"numbers from 0 to 2\*\*32") as caught:
@@ -84,8 +93,13 @@ def test_a_prompt_is_read_from_json(hashing: ModuleType) -> None:
     for lora, namespace in (("", ""), ("a", ""), ("", "a"), ("a", "b")):
         hashes, count = hashing.read_prompt(text, 4, lora=lora, cache_namespace=namespace)
         expected = hashing.block_hashes(tokens, 4, lora=lora, cache_namespace=namespace)
-        assert hashes.tolist() == expected.tolist()
+        assert hashes == expected.tolist()
+        assert hashing.as_hashes(hashes).tolist() == hashes
         assert count == len(tokens)
+        # The keys were made with them, and only from the beginning they are these.
+        assert hashes.keys.tolist() == hashing.prefix_keys(expected).tolist()
+        assert hashing.prefix_keys(hashes) is hashes.keys
+        assert hashing.prefix_keys(hashes, 5).tolist() == hashing.prefix_keys(expected, 5).tolist()
     assert hashing.read_prompt(text + b",", 4) is None
 
 

@@ -138,6 +138,29 @@ def test_the_cost_is_what_the_formula_says() -> None:
     assert judged.row == 1
 
 
+def test_the_choice_is_what_the_table_says() -> None:
+    chance = Random(5)
+    for seed in range(100):
+        count = chance.randrange(1, 40)
+        seen = view(
+            *[(chance.randrange(6), chance.randrange(99)) for _ in range(count)],
+            device=[chance.choice([0, 0, 3, 7]) for _ in range(count)],
+            host=[chance.choice([0, 0, 2]) for _ in range(count)],
+            rows=sorted(chance.sample(range(count), chance.randrange(1, count + 1))),
+            prompt=chance.randrange(200),
+            seed=seed,
+        )
+        policy = KvPolicy(CostWeights(replicas=chance.choice([1, 3]), prefill=0.7, decode=1 / 3))
+        judged = policy.judge(seen)
+        found = costs(judged)
+        # The one is made by C where it is compiled, the other always by numpy.
+        assert found.cost[judged.row] == found.cost[seen.rows].min()
+        assert found.probability[judged.row] > 0
+        assert judged.row in seen.rows
+        # Nobody who asks twice is told anything else.
+        assert costs(judged).cost.tolist() == found.cost.tolist()
+
+
 def test_overlap_outweighs_a_little_load_but_not_much() -> None:
     policy = KvPolicy(CostWeights(warm_requests=0))
     assert policy.judge(view((1, 16), (0, 0), device=[4, 0])).row == 0

@@ -140,7 +140,7 @@ async def test_shards_together_know_what_one_index_would(place: Place) -> None:
     assert chosen is not None
     assert (chosen.worker_id, chosen.overlap_blocks, chosen.degraded) == ("one", 4, False)
     told = await client.explain(ExplainRequest(request=request(PROMPTS[1])))
-    assert "which has 4 of the blocks" in told.steps[-1]
+    assert any("which has 4 of the blocks" in step for step in told.steps)
     counts = [shard.index.stats().blocks for shard in shards if shard.index is not None]
     assert sum(counts) == 4 * len(PROMPTS)
     assert min(counts) > 0

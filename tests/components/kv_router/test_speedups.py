@@ -7,15 +7,18 @@ import random
 import struct
 import threading
 from array import array
+from collections.abc import Callable
 from importlib import import_module
 from typing import Protocol, cast
 
+import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from xxhash import xxh3_64_intdigest
 
-from protoplane_components.kv_router.portable import Memory
+from protoplane_components.kv_router.portable import CostInputs, Figure, Memory, Share
 
 CHANCE = random.Random(7)
 WORD = 1 << 64
@@ -33,10 +36,13 @@ class Functions(Protocol):
 
     def read_prompt(
         self, text: Memory, block_size: int, seed: int, /
-    ) -> tuple[bytes, int] | None: ...
+    ) -> tuple[bytes, bytes, int] | None: ...
     def hash_blocks(self, tokens: Memory, block_size: int, seed: int, /) -> bytes: ...
     def sequence_hashes(self, hashes: Memory, parent: int | None, seed: int, /) -> bytes: ...
     def prefix_keys(self, hashes: Memory, parent: int, /) -> bytes: ...
+    def least_cost(
+        self, inputs: CostInputs, rows: NDArray[np.intp], chance: Callable[[int], int], /
+    ) -> int: ...
 
 
 @pytest.fixture(scope="module", params=["portable", "speedups"])
@@ -94,7 +100,8 @@ def check_reading(functions: Functions, text: str, size: int = 2) -> None:
         else:
             assert found is not None
             assert numbers(found[0]) == hashed(array("I", tokens).tobytes(), 4 * size, 1337)
-            assert found[1] == len(tokens)
+            assert found[1] == functions.prefix_keys(found[0], 0)
+            assert found[2] == len(tokens)
 
 
 EDGES = [0, 9, 10, 99_999_999, 10**8, 10**9, (1 << 32) - 1, 1 << 32, 9_999_999_999, 10**10, 10**19]
@@ -140,7 +147,12 @@ def test_texts_that_are_almost_json_are_judged_as_json_is(functions: Functions, 
 
 
 @settings(max_examples=300)
-@given(st.lists(NUMBERS, min_size=5, max_size=30).map(", ".join), st.data())
+@given(
+    st.lists(NUMBERS, min_size=5, max_size=60).flatmap(
+        lambda items: st.sampled_from([",", ", "]).map(lambda between: between.join(items))
+    ),
+    st.data(),
+)
 def test_one_wrong_byte_is_found_wherever_it_is(
     functions: Functions, text: str, data: st.DataObject
 ) -> None:
@@ -152,6 +164,24 @@ def test_one_wrong_byte_is_found_wherever_it_is(
 @pytest.mark.parametrize("size", [1, 16, 512, 4000, 1 << 40])
 def test_long_prompts_are_read(functions: Functions, separator: str, size: int) -> None:
     check_reading(functions, separator.join(map(str, LONG)), size)
+
+
+@settings(max_examples=200)
+@given(
+    st.lists(st.sampled_from(["7", "0", "131071", "12345678", "4294967295"]), min_size=20),
+    st.data(),
+)
+def test_what_is_unusual_is_read_wherever_it_is(
+    functions: Functions, items: list[str], data: st.DataObject
+) -> None:
+    # Most of a list is read in a hurry, several places at a time; it goes on behind what is not.
+    betweens = st.lists(
+        st.sampled_from([",", ", ", ", ", "  ,", ",\n"]),
+        min_size=len(items) - 1,
+        max_size=len(items) - 1,
+    )
+    pieces = zip(items, [*data.draw(betweens), ""], strict=True)
+    check_reading(functions, "".join(each + between for each, between in pieces))
 
 
 @given(HASHES, st.one_of(st.none(), st.integers(0, WORD - 1)), SEEDS)
@@ -189,7 +219,9 @@ def test_large_inputs_are_the_same_from_several_threads(functions: Functions) ->
     ended: list[bool] = []
 
     def work() -> None:
-        assert functions.read_prompt(text, 16, 5) == (array("Q", hashes).tobytes(), len(tokens))
+        whole = array("Q", hashes).tobytes()
+        named = (whole, functions.prefix_keys(whole, 0), len(tokens))
+        assert functions.read_prompt(text, 16, 5) == named
         assert numbers(functions.hash_blocks(data, 16, 5)) == hashes
         assert functions.sequence_hashes(words, None, 5).startswith(chain)
         assert functions.prefix_keys(words, 3).startswith(keys)
@@ -222,3 +254,121 @@ def test_what_does_not_lie_in_memory_is_refused(functions: Functions) -> None:
     ):
         with pytest.raises((TypeError, struct.error)):
             call()
+
+
+def row_of(figures: list[float]) -> Figure:
+    return np.array(figures, np.float64)
+
+
+# Few different ones, so that some cost the same; and any, whose sums have to be rounded.
+FIGURES = st.one_of(st.sampled_from([0.0, 16.0, 1 / 3]), st.floats(0, 1e6))
+
+
+@st.composite
+def fleets(draw: st.DrawFn) -> tuple[CostInputs, NDArray[np.intp]]:
+    count = draw(st.integers(1, 20))
+    kind = draw(st.sampled_from([FIGURES, st.just(16.0)]))
+
+    def figures(each: st.SearchStrategy[float], size: int = count) -> list[float]:
+        return draw(st.lists(each, min_size=size, max_size=size))
+
+    def some(least: int) -> NDArray[np.intp]:
+        found = draw(st.sets(st.integers(0, count - 1), min_size=least))
+        return np.array(sorted(found), np.intp)
+
+    # As in a table that has room for more.
+    table = np.zeros((4, count + 3))
+    table[:3, :count] = np.reshape(figures(kind, 3 * count), (3, count))
+    shares: list[Share] = [
+        (tokens, draw(st.integers(0, count - 1)) if alone else some(0))
+        for tokens, alone in draw(st.lists(st.tuples(FIGURES, st.booleans()), max_size=4))
+    ]
+    prefill, decode, active, fresh = figures(FIGURES, 4)
+    inputs = CostInputs(
+        table[:3, :count],
+        (prefill, decode, active, fresh),
+        draw(st.integers(0, 1 << 20)),
+        draw(st.integers(0, 1 << 16)),
+        shares,
+        draw(st.none() | st.builds(row_of, st.just(figures(st.floats(-1e6, 1e6))))),
+        draw(st.none() | st.binary(min_size=4 * count, max_size=4 * count)),
+        draw(st.floats(0, 1e-6)),
+    )
+    return inputs, np.arange(count) if draw(st.booleans()) else some(1)
+
+
+def defined_costs(inputs: CostInputs) -> list[float]:
+    """By the formula, one number after the other."""
+    costs: list[float] = []
+    prefill, decode, active, fresh = inputs.factors
+    for row, (tokens, blocks, requests) in enumerate(inputs.work.T.tolist()):
+        saved = 0.0
+        for share, rows in inputs.shares:
+            saved = share if row in np.atleast_1d(rows) else saved
+        lacking = inputs.tokens - saved
+        cost = (tokens + lacking * fresh) * prefill
+        cost += (blocks + inputs.blocks) * decode
+        cost += requests * active
+        bias = None if inputs.bias is None else inputs.bias.item(row)
+        if inputs.words is not None:
+            (word,) = struct.unpack_from("=I", inputs.words, 4 * row)
+            chance = word * (lacking * prefill) * inputs.spread
+            bias = chance if bias is None else bias + chance
+        costs.append(cost if bias is None else cost + bias)
+    return costs
+
+
+@settings(max_examples=300)
+@given(fleets(), st.randoms(use_true_random=False))
+def test_the_least_cost_is_found_to_the_last_bit(
+    functions: Functions, fleet: tuple[CostInputs, NDArray[np.intp]], chance: random.Random
+) -> None:
+    costs = defined_costs(fleet[0])
+    rows: list[int] = fleet[1].tolist()
+    least = [row for row in rows if costs[row] == min(costs[each] for each in rows)]
+    drawn: list[int] = []
+
+    def draw(count: int) -> int:
+        assert count == len(least)
+        drawn.append(chance.randrange(count))
+        return drawn[-1]
+
+    found = functions.least_cost(*fleet, draw)
+    # Chance is asked only where it has something to say.
+    assert len(drawn) == (len(least) > 1)
+    assert found == least[drawn[0] if drawn else 0]
+
+
+PLAIN = CostInputs(np.zeros((3, 4)), (1.0, 1.0, 1.0, 1.0), 64, 4, [])
+SOME = np.array([0, 2, 3])
+
+
+@pytest.mark.parametrize(
+    ("inputs", "rows", "fault"),
+    [
+        (PLAIN, np.array([], np.intp), ValueError),
+        (PLAIN, np.array([0, 4]), IndexError),
+        (PLAIN._replace(shares=[(16.0, 4)]), SOME, IndexError),
+        (PLAIN._replace(shares=[(16.0, np.array([1, 4]))]), SOME, IndexError),
+        (PLAIN._replace(shares=[(16.0, 1 << 70)]), SOME, (IndexError, OverflowError)),
+        (PLAIN._replace(bias=np.zeros(3)), SOME, ValueError),
+        (PLAIN._replace(words=bytes(12)), SOME, ValueError),
+    ],
+)
+def test_figures_that_do_not_fit_are_refused(
+    functions: Functions,
+    inputs: CostInputs,
+    rows: NDArray[np.intp],
+    fault: type[Exception] | tuple[type[Exception], ...],
+) -> None:
+    assert functions.least_cost(PLAIN, SOME, lambda _: 1) == 2
+    with pytest.raises(fault):
+        functions.least_cost(inputs, rows, lambda _: 0)
+
+
+def test_what_goes_wrong_with_chance_is_told(functions: Functions) -> None:
+    def broken(_: int) -> int:
+        raise ArithmeticError
+
+    with pytest.raises(ArithmeticError):
+        functions.least_cost(PLAIN, SOME, broken)
