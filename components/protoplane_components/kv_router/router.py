@@ -358,9 +358,15 @@ class Router:
         hashes: Hashes
         if request.hashes is not None:
             hashes = request.hashes
-            tokens = request.prompt_tokens
-            if tokens is None:
-                tokens = len(hashes) * self.block_size
+            full = len(hashes) * self.block_size
+            tokens = full if request.prompt_tokens is None else request.prompt_tokens
+            if not -self.block_size < tokens - full < self.block_size:
+                raise PlaneError(
+                    Code.INVALID_ARGUMENT,
+                    f"a prompt of {len(hashes)} blocks of {self.block_size} tokens has about "
+                    f"{full} of them, not {tokens}: give the tokens of the prompt, or leave them "
+                    "out where all blocks are full",
+                )
         elif request.tokens is not None:
             tokens = len(request.tokens)
             hashes = block_hashes(

@@ -284,6 +284,10 @@ async def test_faults_are_said(running: Running) -> None:
         (None, "request is missing"),
         (RoutingRequest(), "no prompt"),
         (asked(policy="magic"), "no policy 'magic'"),
+        (
+            RoutingRequest(prompt=Prompt(blocks=BlockSequence(hashes=[1, 2], tokens=0))),
+            "a prompt of 2 blocks of .* not 0",
+        ),
     ):
         with pytest.raises(PlaneError, match=said) as caught:
             await running.client.select(SelectRequest(request=request))
