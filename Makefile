@@ -10,8 +10,10 @@ PROTOBUF7 ?= 7.36.2
 MOTO ?= 5.2.5
 # What an install compiles, and what compiles it; where one is newer, install again.
 COMPILED := hatch_build.py components/protoplane_components/kv_router/speedups.c
+# Half of the tests' time is waiting for processes and clocks, so there are more workers than cores.
+WORKERS ?= $(shell $(PYTHON) -c 'import os; print((os.cpu_count() or 1) * 3 // 2)')
 # For one test: make pytest PYTEST_ARGS='-n 0 tests/base -k duration'
-PYTEST_ARGS ?= -n auto
+PYTEST_ARGS ?= -n $(WORKERS)
 
 BIN := $(VENV)/bin
 UV := $(shell command -v uv 2>/dev/null)
