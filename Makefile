@@ -9,7 +9,7 @@ PROTOBUF7 ?= 7.36.2
 # What plays S3 for the tests; it needs an older python-dateutil than the main environment has.
 MOTO ?= 5.2.5
 # What an install compiles, and what compiles it; where one is newer, install again.
-COMPILED := hatch_build.py components/protoplane_components/kv_router/speedups.c
+COMPILED := hatch_build.py $(wildcard components/protoplane_components/kv_router/*.[ch])
 # Half of the tests' time is waiting for processes and clocks, so there are more workers than cores.
 WORKERS ?= $(shell $(PYTHON) -c 'import os; print((os.cpu_count() or 1) * 3 // 2)')
 # For one test: make pytest PYTEST_ARGS='-n 0 tests/base -k duration'

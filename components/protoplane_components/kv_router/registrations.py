@@ -10,18 +10,16 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import Callable, Collection, Sequence
-from contextlib import aclosing
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from typing import Any, Protocol, cast
+from typing import Protocol
 
 from xxhash import xxh3_64_intdigest
 
 from protoplane.router.v1 import RegistrationsTold, Worker, WorkerRegistration
-from protoplane_base import Code, DecodeError, PlaneError, Timestamp
-from protoplane_components.kv_router.replicas import KEYS
-from protoplane_runtime.engines.interface import Event, EventLog, Gap, Start
-from protoplane_server.publishing import publish
+from protoplane_base import PlaneError, Timestamp
+from protoplane_components.kv_router.gossip import hear, tell, together
+from protoplane_runtime.engines.interface import EventLog
 
 _log = logging.getLogger("protoplane.router")
 
@@ -29,7 +27,6 @@ _TOLD = RegistrationsTold.__pb__.DESCRIPTOR.full_name
 _AT_ONCE = 500
 _REMOVALS_AGAIN_NS = 30 * 10**9
 _REMOVALS_KEPT_NS = 600 * 10**9
-_RETRY_S = 0.1
 
 
 class Members(Protocol):
@@ -146,27 +143,10 @@ class Registrations:
         Raises:
             PlaneError: The event plane is closed.
         """
-        try:
-            async with asyncio.TaskGroup() as group:
-                group.create_task(self._listen())
-                group.create_task(self._rounds())
-        except* PlaneError as errors:
-            raise errors.exceptions[0] from None
-
-    async def _listen(self) -> None:
-        batches = self._events.read([KEYS], after=Start.NOW)
-        async with aclosing(cast("Any", batches)):
-            async for batch in batches:
-                self._take_all(batch)
-
-    def _take_all(self, batch: Sequence[Event | Gap]) -> None:
-        for event in batch:
-            if isinstance(event, Gap) or event.type != _TOLD:
-                continue
-            try:
-                self.take(RegistrationsTold.from_bytes(event.data))
-            except DecodeError as error:
-                _log.warning("event %s under %s cannot be read: %s", event.id, event.key, error)
+        takers: dict[str, Callable[[bytes], None]] = {
+            _TOLD: lambda data: self.take(RegistrationsTold.from_bytes(data))
+        }
+        await together(hear(self._events, takers), self._rounds())
 
     def take(self, told: RegistrationsTold) -> None:
         """Take in what another replica tells."""
@@ -215,14 +195,8 @@ class Registrations:
                 fingerprint=self._fingerprint if end >= len(messages) else None,
                 registrations=messages[begin:end],
             )
-            try:
-                await publish(self._events, told)
-            except PlaneError as error:
-                if error.code is not Code.UNAVAILABLE:
-                    raise
-                _log.debug("other replicas do not hear %s: %s", self.replica, error.message)
+            if not await tell(self._events, told):
                 self._all_due = True
-                await asyncio.sleep(_RETRY_S)
                 return
 
     def _lately(self) -> set[str]:

@@ -7,30 +7,21 @@ all of its reservations. That round replaces what others believe, so what was lo
 from __future__ import annotations
 
 import asyncio
-import logging
 import random
 import secrets
 from collections import deque
 from collections.abc import Callable, Sequence
-from contextlib import aclosing
 from math import ceil
-from typing import Any, cast
 
 from protoplane.router.v1 import ReservationChanged, ReservationDigest, SharedReservation
-from protoplane_base import Code, DecodeError, Duration, Message, PlaneError, Timestamp
+from protoplane_base import Duration, Message, PlaneError, Timestamp
+from protoplane_components.kv_router.gossip import hear, tell, together
 from protoplane_components.kv_router.index import Target
 from protoplane_components.kv_router.load import LoadTable, Reservation
-from protoplane_runtime.engines.interface import Event, EventLog, Gap, Start
-from protoplane_server.publishing import publish
-
-_log = logging.getLogger("protoplane.router")
-
-KEYS = "router/replicas/**"
-"""Where replicas tell each other."""
+from protoplane_runtime.engines.interface import EventLog
 
 _MAX_WAITING = 10_000
 _SILENT_ROUNDS = 10
-_RETRY_S = 0.1
 
 _CHANGED = ReservationChanged.__pb__.DESCRIPTOR.full_name
 _DIGEST = ReservationDigest.__pb__.DESCRIPTOR.full_name
@@ -107,32 +98,11 @@ class Replicas:
         Raises:
             PlaneError: The event plane is closed.
         """
-        try:
-            async with asyncio.TaskGroup() as group:
-                group.create_task(self._listen())
-                group.create_task(self._tell())
-                group.create_task(self._rounds())
-        except* PlaneError as errors:
-            raise errors.exceptions[0] from None
-
-    async def _listen(self) -> None:
-        batches = self._events.read([KEYS], after=Start.NOW)
-        async with aclosing(cast("Any", batches)):
-            async for batch in batches:
-                self._take(batch)
-
-    def _take(self, batch: Sequence[Event | Gap]) -> None:
-        for event in batch:
-            if isinstance(event, Gap):
-                # The next round of each tells what was missed.
-                continue
-            try:
-                if event.type == _CHANGED:
-                    self.take_change(ReservationChanged.from_bytes(event.data))
-                elif event.type == _DIGEST:
-                    self.take_digest(ReservationDigest.from_bytes(event.data))
-            except DecodeError as error:
-                _log.warning("event %s under %s cannot be read: %s", event.id, event.key, error)
+        takers: dict[str, Callable[[bytes], None]] = {
+            _CHANGED: lambda data: self.take_change(ReservationChanged.from_bytes(data)),
+            _DIGEST: lambda data: self.take_digest(ReservationDigest.from_bytes(data)),
+        }
+        await together(hear(self._events, takers), self._tell(), self._rounds())
 
     async def _tell(self) -> None:
         while True:
@@ -141,7 +111,7 @@ class Replicas:
                 self._due.clear()
                 continue
             # One that is lost leaves a hole, and the next round heals it.
-            await self._publish(self._waiting.popleft())
+            await tell(self._events, self._waiting.popleft())
 
     async def _rounds(self) -> None:
         while True:
@@ -157,15 +127,6 @@ class Replicas:
                     await self._round_due.wait()
             except TimeoutError:
                 pass
-
-    async def _publish(self, event: Message) -> None:
-        try:
-            await publish(self._events, event)
-        except PlaneError as error:
-            if error.code is not Code.UNAVAILABLE:
-                raise
-            _log.debug("other replicas do not hear %s: %s", self.replica, error.message)
-            await asyncio.sleep(_RETRY_S)
 
     def digest(self) -> ReservationDigest:
         """All reservations of this replica."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
@@ -33,6 +32,7 @@ from protoplane_components.kv_router.policies import (
 )
 from protoplane_components.kv_router.promised import PromisedBlocks
 from protoplane_components.kv_router.selection import Request, Selection, Worker
+from protoplane_components.kv_router.sessions import Sessions
 
 
 class Index(Protocol):
@@ -128,14 +128,12 @@ class Router:
                 f"the fallback {fallback!r} needs an index; name another policy",
             )
         self._lease_s = lease_s
-        self._session_ttl_s = session_ttl_s
-        self._max_sessions = max_sessions
         self._clock = clock
         self._random = Random() if random is None else random  # noqa: S311  # no secret
         self._workers: dict[str, Worker] = {}
         # Workers that tell nothing of their caches.
         self._silent: set[str] = set()
-        self._sessions: OrderedDict[str, tuple[Target, float]] = OrderedDict()
+        self._sessions = Sessions(session_ttl_s, max_sessions, clock)
         self._numbers = itertools.count(1)
         self._line: WaitingLine[_Waiting] = WaitingLine(admission)
 
@@ -398,7 +396,7 @@ class Router:
         target = places.targets[judgement.row]
         sticky = False
         if request.session:
-            home = self._home(request.session)
+            home = self._sessions.home(request.session)
             sticky = home is not None and places.rows.get(home) in rows
             target = home if home is not None and sticky else target
         overlap = of_target(levels, target) or NOTHING
@@ -456,12 +454,6 @@ class Router:
             return loads.places.all, barred
         return np.array([row for row in range(len(targets)) if row not in barred], np.intp), barred
 
-    def _home(self, session: str) -> Target | None:
-        home = self._sessions.get(session)
-        if home is None or home[1] <= self._clock():
-            return None
-        return home[0]
-
     def _reserve(
         self, request: Request, selection: Selection, lease_s: float | None
     ) -> Reservation:
@@ -484,10 +476,7 @@ class Router:
         else:
             self.promised.promise(reservation.id, selection.target, selection.keys)
         if request.session:
-            self._sessions[request.session] = (selection.target, now + self._session_ttl_s)
-            self._sessions.move_to_end(request.session)
-            if len(self._sessions) > self._max_sessions:
-                self._sessions.popitem(last=False)
+            self._sessions.stay(request.session, selection.target)
         return reservation
 
     def _may_wait(self, timeout_s: float | None) -> None:

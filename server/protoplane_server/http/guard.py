@@ -200,7 +200,9 @@ class GuardedProtocol(HttpToolsProtocol):
     def _serve(self, cycle: Cycle) -> None:
         self.served = cycle
         app = cast("Any", self.app)  # pyright: ignore[reportUnknownMemberType]
-        self._start_asgi_task(cycle, app)
+        task = self.loop.create_task(cycle.run_asgi(app))
+        task.add_done_callback(self.tasks.discard)
+        self.tasks.add(task)
 
     def _look_later(self, seconds: float) -> None:
         self.timeout_keep_alive_task = self.loop.call_later(
