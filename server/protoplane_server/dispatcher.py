@@ -19,7 +19,7 @@ from collections.abc import (
 )
 from contextvars import Token
 from time import monotonic, perf_counter
-from typing import Any
+from typing import Any, TypeVar
 
 from protoplane_base import Code, Message, MethodKind, MethodSpec, PlaneError, Service
 from protoplane_runtime.calling import IDEMPOTENCY_KEY, ServedCall, serving
@@ -34,6 +34,7 @@ from protoplane_server.validation import Check, check_of
 
 _log = logging.getLogger("protoplane.server")
 _END: Any = object()
+_T = TypeVar("_T")
 
 # Python finds a member of an enum slowly, and every call asks for these.
 _OK = Code.OK
@@ -232,6 +233,50 @@ class Dispatcher:
             stats.in_flight -= 1
             stats.ended(code, perf_counter() - started)
             self._end(ctx)
+
+    def at_once(
+        self, ctx: CallContext, answer: Callable[[bytes, CallContext], _T | None], request: bytes
+    ) -> _T | None:
+        """Serve a call that has one answer, for which nothing is waited.
+
+        Args:
+            ctx: From `begin`, used once.
+            answer: Answers it, in place of the handler.
+            request: The request, encoded.
+
+        Returns:
+            The answer; ``None`` leaves the call to `unary`, with another context. Nothing has been
+            counted then.
+
+        Raises:
+            PlaneError: The call failed.
+        """
+        entry = ctx.entry
+        info = ctx.info
+        # Others may wait for the same reply; and rules are checked of a request that is read.
+        if IDEMPOTENCY_KEY in info.metadata or entry.check is not None:
+            return None
+        started = perf_counter()
+        stats = entry.stats.get(info.door) or self._stats(ctx)
+        try:
+            if self._bounded or ctx.deadline is not None:
+                self._admit(ctx)
+            before = serving.set(ctx)
+            try:
+                answered = answer(request, ctx)
+            finally:
+                _restore(before)
+        except Exception as error:
+            failure = _failure(ctx, error)
+            stats.ended(_code(ctx, failure), perf_counter() - started)
+            if failure is error:
+                raise
+            raise failure from error
+        finally:
+            ctx.over = True
+        if answered is not None:
+            stats.ended(_OK, perf_counter() - started)
+        return answered
 
     def stream(self, ctx: CallContext, request: Any) -> AsyncGenerator[Any, None]:
         """Serve a call that has any number of answers.

@@ -14,6 +14,7 @@ from protoplane_base import Code, MethodKind, MethodSpec, PlaneError
 from protoplane_base.services import ServiceSpec
 from protoplane_runtime.link.carriers.interface import Started
 from protoplane_server.http.asgi import Exchange, Receive, Scope, Send
+from protoplane_server.http.at_once import AtOnce
 from protoplane_server.http.beside import Beside
 from protoplane_server.http.body import close_unread
 from protoplane_server.http.connect import get_unary, post_unary
@@ -56,6 +57,9 @@ class Application:
         services: The services behind it.
         link: Takes on the links that come in here; ``None`` takes none.
         beside: What services answer beside their rpcs.
+
+    Attributes:
+        at_once: What is answered without a task, for a server that looks there first.
     """
 
     def __init__(
@@ -77,11 +81,19 @@ class Application:
         self._mercure = MercureDoor(state)
         self._links = LinkRoutes(state, link) if link is not None else None
         self._beside = beside
-        self._straight = {
+        self._straight = straight = {
             (verb, path): route
             for (verb, path), route in self._routes.straight().items()
             if not self._comes_before(verb, path.decode())
         }
+        self.at_once = AtOnce(
+            state,
+            [
+                (path, route.method.path)
+                for (verb, path), route in straight.items()
+                if verb == "POST" and route.http.body == "*" and not route.http.response_body
+            ],
+        )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request; the server calls this."""

@@ -12,6 +12,8 @@ Receive: TypeAlias = Callable[[], Awaitable[Message]]
 Send: TypeAlias = Callable[[Message], Awaitable[None]]
 App: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 Headers: TypeAlias = list[tuple[bytes, bytes]]
+Response: TypeAlias = tuple[int, Headers, bytes]
+"""A whole response: status, headers that say nothing of its length, and body."""
 
 
 NEAR = "protoplane.near"
@@ -80,8 +82,7 @@ class Exchange:
     @property
     def peer(self) -> str:
         """Address of the client."""
-        client = self.scope.get("client")
-        return f"{client[0]}:{client[1]}" if client else "unknown"
+        return peer_of(self.scope)
 
     @property
     def unsent(self) -> int | None:
@@ -149,3 +150,9 @@ class Exchange:
             # There it is an error (RFC 9113, section 8.2.2).
             headers = [each for each in headers if each[0] != b"connection"]
         await self._send({"type": "http.response.start", "status": status, "headers": headers})
+
+
+def peer_of(scope: Scope) -> str:
+    """Address of the client."""
+    client = scope.get("client")
+    return f"{client[0]}:{client[1]}" if client else "unknown"

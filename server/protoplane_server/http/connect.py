@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Coroutine
+from collections.abc import Mapping
 from typing import Any
 from urllib.parse import parse_qs
 
 from protoplane_base import Code, Idempotency, MethodSpec, PlaneError
-from protoplane_server.http.asgi import Exchange, Headers
+from protoplane_server.http.asgi import Exchange, Headers, Response
 from protoplane_server.http.body import body_at_hand, read_body
 from protoplane_server.http.compression import (
     MIN_BYTES,
@@ -28,7 +28,7 @@ from protoplane_server.http.messages import JSON, PROTO, decode
 from protoplane_server.http.state import DoorState
 from protoplane_server.http.unary import call_unary
 
-_TRAILER = "trailer-"
+TRAILER = "trailer-"
 """What the names of trailers begin with, in the headers of an answer."""
 
 
@@ -48,9 +48,9 @@ async def post_unary(
         data = await read_body(exchange, state)
     json = content_type == JSON
     request = state.reading.read(method, data) if json else decode(method, data, json=False)
-    done = await call_unary(exchange, state, method, request, json=json, prefix=_TRAILER)
+    done = await call_unary(exchange, state, method, request, json=json, prefix=TRAILER)
     if done is not None:
-        await _reply(exchange, content_type, *done)
+        await exchange.answer(*reply(exchange.headers, content_type, *done))
 
 
 async def get_unary(exchange: Exchange, state: DoorState, method: MethodSpec[Any, Any]) -> None:
@@ -68,9 +68,9 @@ async def get_unary(exchange: Exchange, state: DoorState, method: MethodSpec[Any
     data = query_message(query, state.max_bytes)
     json = content_type == JSON
     request = decode(method, data, json=json)
-    done = await call_unary(exchange, state, method, request, json=json, prefix=_TRAILER)
+    done = await call_unary(exchange, state, method, request, json=json, prefix=TRAILER)
     if done is not None:
-        await _reply(exchange, content_type, *done)
+        await exchange.answer(*reply(exchange.headers, content_type, *done))
 
 
 def query_message(query: dict[str, list[str]], max_bytes: int) -> bytes:
@@ -104,13 +104,21 @@ def _query_type(query: dict[str, list[str]]) -> bytes:
     return JSON if encoding == "json" else PROTO
 
 
-def _reply(
-    exchange: Exchange, content_type: bytes, body: bytes, trailers: Headers
-) -> Coroutine[None, None, None]:
+def reply(
+    asked: Mapping[bytes, bytes], content_type: bytes, body: bytes, trailers: Headers
+) -> Response:
+    """The response with an answer, compressed where that is asked for and pays.
+
+    Args:
+        asked: Headers of the request.
+        content_type: That of the answer.
+        body: The answer.
+        trailers: Its trailers, as headers.
+    """
     headers: Headers = [(b"content-type", content_type)]
-    if len(body) >= MIN_BYTES and accepts_gzip(exchange.headers.get(b"accept-encoding")):
+    if len(body) >= MIN_BYTES and accepts_gzip(asked.get(b"accept-encoding")):
         body = compress(body)
         headers.append((b"content-encoding", b"gzip"))
         headers.append((b"vary", b"accept-encoding"))
     headers.extend(trailers)
-    return exchange.answer(200, headers, body)
+    return 200, headers, body

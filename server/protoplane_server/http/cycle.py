@@ -20,7 +20,7 @@ from uvicorn.protocols.http.httptools_impl import (
     RequestResponseCycle,
 )
 
-from protoplane_server.http.asgi import Headers
+from protoplane_server.http.asgi import Headers, Response
 
 if TYPE_CHECKING:
     from protoplane_server.http.guard import GuardedProtocol
@@ -95,29 +95,66 @@ class Cycle(RequestResponseCycle):
         """
         if self.flow.write_paused and not self.disconnected:
             await self.flow.drain()
+        self.respond(status, headers, body)
+
+    def respond(self, status: int, headers: Headers, body: bytes) -> None:
+        """Send a whole response at once, whatever waits for the socket already.
+
+        Raises:
+            RuntimeError: As `answer`.
+        """
         if self.disconnected:
             return
         if self.response_started:
             raise RuntimeError("a second response to one request")
-        head, closes = _head(status, (*self.default_headers, *headers))
-        closes = closes or not self.keep_alive
-        if closes:
-            head += _CLOSE
-        head += _LENGTH % len(body)
+        write_response(
+            self.transport,
+            (status, headers, body),
+            self.default_headers,
+            keep_alive=self.keep_alive,
+            head_alone=self.scope["method"] == "HEAD",
+        )
         self.response_started = self.response_complete = True
         self.waiting_for_100_continue = False
-        transport = self.transport
-        if self.scope["method"] == "HEAD":
-            transport.write(head)
-        elif len(body) <= _COPIED_BYTES:
-            transport.write(head + body)
-        else:
-            transport.write(head)
-            transport.write(body)
         self.message_event.set()
-        if closes:
-            transport.close()
         self.on_response()
+
+
+def write_response(
+    transport: asyncio.Transport,
+    response: Response,
+    default_headers: Headers,
+    *,
+    keep_alive: bool = True,
+    head_alone: bool = False,
+) -> None:
+    """Write a whole response, and close the connection where that is its end.
+
+    Args:
+        transport: The connection.
+        response: The response.
+        default_headers: Headers that it has besides its own.
+        keep_alive: Whether the connection may go on.
+        head_alone: Whether the body is only told of.
+
+    Raises:
+        RuntimeError: A header has bytes that none can have.
+    """
+    status, headers, body = response
+    head, closes = _head(status, (*default_headers, *headers))
+    closes = closes or not keep_alive
+    if closes:
+        head += _CLOSE
+    head += _LENGTH % len(body)
+    if head_alone:
+        transport.write(head)
+    elif len(body) <= _COPIED_BYTES:
+        transport.write(head + body)
+    else:
+        transport.write(head)
+        transport.write(body)
+    if closes:
+        transport.close()
 
 
 # Nearly all answers have the head of the one before.

@@ -90,6 +90,8 @@ class HttpDoor:
         paths = [each.http_routes(self._state) for each in (*bringing, *beside)]
         application = Application(self._state, specs, link, paths)
         self.app: App = Cors(application, cors_origins) if cors_origins else application
+        # What pages of other origins may see is told beside the application.
+        self._ready = None if cors_origins else application.at_once.ready
 
     async def run(self, sockets: list[socket.socket]) -> None:
         """Serve on bound sockets until `stop`, then close them.
@@ -126,7 +128,9 @@ class HttpDoor:
 
     def _http1_server(self) -> _Server:
         guard = type(
-            "GuardedProtocol", (GuardedProtocol,), {"header_timeout_s": self._header_timeout_s}
+            "GuardedProtocol",
+            (GuardedProtocol,),
+            {"header_timeout_s": self._header_timeout_s, "ready": self._ready},
         )
         config = uvicorn.Config(
             self.app,

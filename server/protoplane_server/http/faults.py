@@ -16,7 +16,7 @@ from google.rpc.error_details_pb2 import RetryInfo
 
 from protoplane_base import Code, PlaneError
 from protoplane_server.errors import to_status
-from protoplane_server.http.asgi import Exchange, Headers
+from protoplane_server.http.asgi import Exchange, Headers, Response
 
 
 class HttpError(PlaneError):
@@ -82,14 +82,19 @@ def delay_s(hint: RetryInfo) -> float:
     return float(hint.retry_delay.seconds + hint.retry_delay.nanos / 1e9)
 
 
-async def answer_error(exchange: Exchange, error: PlaneError, extra: Headers | None = None) -> None:
-    """Answer with an error, its body JSON whatever the request was in."""
+def error_answer(error: PlaneError, extra: Headers | None = None) -> Response:
+    """The response with an error; its body is JSON whatever the request was in."""
     headers: Headers = [(b"content-type", b"application/json"), *(extra or ())]
     if error.details:
         headers.extend(retry_headers(error))
     if isinstance(error, HttpError):
         headers.extend(error.headers)
-    await exchange.answer(error_status(error), headers, error_json(error))
+    return error_status(error), headers, error_json(error)
+
+
+async def answer_error(exchange: Exchange, error: PlaneError, extra: Headers | None = None) -> None:
+    """Answer with an error; see `error_answer`."""
+    await exchange.answer(*error_answer(error, extra))
 
 
 def _detail(packed: Any) -> dict[str, Any]:

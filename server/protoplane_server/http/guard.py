@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Callable
 from typing import Any, cast
 from urllib.parse import unquote
 
@@ -19,12 +20,17 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from protoplane_runtime.link.carriers.stream import common_name
-from protoplane_server.http.asgi import NEAR
-from protoplane_server.http.cycle import Cycle, SmallFlow
+from protoplane_server.http.asgi import NEAR, Response, Scope
+from protoplane_server.http.at_once import Ready
+from protoplane_server.http.cycle import Cycle, SmallFlow, write_response
+from protoplane_server.http.known_heads import KnownHead, KnownHeads
 
 HEADER_TIMEOUT_S = 10.0
 """Longest that the head of a request may take to arrive, from the first byte of it, or from the
 start of the connection."""
+
+_REST_S = 0.05
+"""How long the rest of a request is waited for that could be answered without a task."""
 
 MAX_HEADER_BYTES = 64 * 1024
 """Most bytes that the head of a request may have, give or take one read of the socket."""
@@ -39,6 +45,8 @@ class GuardedProtocol(HttpToolsProtocol):
     configure: WebSockets, an access log, a bound on connections.
 
     Attributes:
+        ready: Tells what answers requests with a head at once, once they have come whole; ``None``
+            where nothing does.
         served: The request that is served now, or was the last one.
     """
 
@@ -48,12 +56,15 @@ class GuardedProtocol(HttpToolsProtocol):
         "_identity",
         "_idle_since",
         "_in_head",
+        "_known",
+        "_next",
         "_timer",
         "_waiting",
         "served",
     )
 
     header_timeout_s = HEADER_TIMEOUT_S
+    ready: Callable[[Scope], Ready | None] | None = None
 
     def __init__(
         self,
@@ -69,6 +80,8 @@ class GuardedProtocol(HttpToolsProtocol):
         self._identity = ""
         self._idle_since = 0.0
         self.served: Cycle | None = None
+        self._next: Cycle | None = None
+        self._known: KnownHeads | None = None
         # Mostly it is empty; uvicorn's deque would take ten times the memory.
         self._waiting: list[Cycle] = []
         self.pipeline = cast("Any", self._waiting)
@@ -83,6 +96,7 @@ class GuardedProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the connection."""
         self._disarm()
+        self._next = None
         super().connection_lost(exc)
         # Uvicorn leaves that timer on after a reset, and with it all that it has of the connection.
         self._unset_keepalive_if_required()
@@ -118,10 +132,9 @@ class GuardedProtocol(HttpToolsProtocol):
             keep_alive=version != "1.0" and parser.should_keep_alive(),
             waits_for_100=self.expect_100_continue,
         )
-        # Whoever serves the request takes it out: a scope that keeps it would keep itself.
-        scope[NEAR] = cycle
         if before is None or before.response_complete:
-            self._serve(cycle)
+            # Once all that has come is read: mostly that is the body, too.
+            self._next = cycle
         else:
             self.flow.pause_reading()
             self._waiting.append(cycle)
@@ -152,6 +165,16 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Take the next bytes of the connection."""
+        before: Cycle | None = self.cycle  # type: ignore[assignment]
+        # Of a request that was answered before it was whole, the rest may still come.
+        begins = not self._in_head and (
+            before is None or (before.response_complete and not before.more_body)
+        )
+        if begins and self._known is not None:
+            found = self._known.find(data)
+            if found is not None:
+                self._again(*found)
+                return
         parser: Any = self.parser
         try:
             parser.feed_data(data)
@@ -161,6 +184,8 @@ class GuardedProtocol(HttpToolsProtocol):
             self.logger.warning("Invalid HTTP request received.")
             self.send_400_response("Invalid HTTP request received.")
             return
+        if self._next is not None:
+            self._begin(self._next, data if begins else None)
         if self._in_head and not self.transport.is_closing():
             # Most heads come in one piece and need no timer.
             if self._timer is None:
@@ -197,8 +222,68 @@ class GuardedProtocol(HttpToolsProtocol):
         else:
             self.transport.close()
 
+    def _begin(self, cycle: Cycle, alone: bytes | None) -> None:
+        """Serve a request whose head has come; wait a little for what can be answered at once.
+
+        Args:
+            cycle: The request.
+            alone: What came, if that began with the request.
+        """
+        scope = cast("dict[str, Any]", cycle.scope)
+        ready = None if self.ready is None or self._waiting else self.ready(scope)
+        if cycle.more_body and ready is not None and self._comes_soon(cycle):
+            if self._timer is None:
+                # Many clients send the head first.
+                self._timer = self.loop.call_later(_REST_S, self._wait_no_more)
+            return
+        self._next = None
+        self._disarm()
+        if not (cycle.more_body or self._waiting):
+            if alone is not None and cycle.keep_alive:
+                if self._known is None:
+                    self._known = KnownHeads()
+                self._known.learn(alone, scope, ready)
+            response = self._response(ready, cycle.body)
+            if response is not None:
+                cycle.respond(*response)
+                return
+        self._serve(cycle)
+
+    def _comes_soon(self, cycle: Cycle) -> bool:
+        return not (
+            cycle.waiting_for_100_continue or self.flow.read_paused or self.transport.is_closing()
+        )
+
+    def _wait_no_more(self) -> None:
+        self._timer = None
+        cycle, self._next = self._next, None
+        if cycle is not None and not self.transport.is_closing():
+            self._serve(cycle)
+
+    def _again(self, head: KnownHead, body: bytes) -> None:
+        """Serve a request whose head was read before."""
+        response = self._response(head.ready, body)
+        if response is not None:
+            write_response(self.transport, response, self.server_state.default_headers)
+            self.on_response_complete()
+            return
+        scope: Any = {**head.scope, "headers": [*head.scope["headers"]]}
+        self.cycle = cycle = Cycle(self, scope, keep_alive=True, waits_for_100=False)
+        cycle.body = cast("Any", body)
+        cycle.more_body = False
+        cycle.message_event.set()
+        self._serve(cycle)
+
+    def _response(self, ready: Ready | None, body: bytes | bytearray) -> Response | None:
+        """The response to a request that has come whole, where it is made at once."""
+        if ready is None or self.flow.write_paused:
+            return None
+        return ready.answer(bytes(body))
+
     def _serve(self, cycle: Cycle) -> None:
         self.served = cycle
+        # Whoever serves the request takes it out: a scope that keeps it would keep itself.
+        cast("Any", cycle.scope)[NEAR] = cycle
         app = cast("Any", self.app)  # pyright: ignore[reportUnknownMemberType]
         task = self.loop.create_task(cycle.run_asgi(app))
         task.add_done_callback(self.tasks.discard)

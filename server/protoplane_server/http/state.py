@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from protoplane_server.context import CallInfo
@@ -60,11 +60,11 @@ class DoorState:
     def call_info(self, exchange: Exchange, timeout_s: float | None) -> CallInfo:
         """What the dispatcher is told of a request."""
         headers = exchange.headers
-        request_id = headers.get(b"x-request-id")
-        return CallInfo(
-            "http",
-            exchange.peer,
-            RequestMetadata(exchange.scope["headers"], headers),
-            timeout_s,
-            request_id.decode() if request_id and request_id.isascii() else "",
-        )
+        metadata = RequestMetadata(exchange.scope["headers"], headers)
+        return CallInfo("http", exchange.peer, metadata, timeout_s, request_id_of(headers))
+
+
+def request_id_of(headers: Mapping[bytes, bytes]) -> str:
+    """What a client calls its request; empty where it says nothing that could be read."""
+    request_id = headers.get(b"x-request-id")
+    return request_id.decode() if request_id and request_id.isascii() else ""

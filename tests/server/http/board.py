@@ -9,6 +9,8 @@ from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+from pydantic import ValidationError
+
 from forge.captioner.v1 import (
     CaptionChunk,
     CaptionFinished,
@@ -32,6 +34,7 @@ from protoplane_runtime.engines.memory import MemoryLog
 from protoplane_server.access import TokenAccess
 from protoplane_server.dispatcher import Dispatcher
 from protoplane_server.http import HttpDoor
+from protoplane_server.http.at_once import JsonAnswer
 from protoplane_server.http.door import bound_socket
 from protoplane_server.limits import Limits
 
@@ -101,8 +104,12 @@ class Board(Service):
     metadata: dict[str, Any] = field(default_factory=dict[str, Any])
 
     async def say(self, request: CaptionRequest, ctx: Any) -> CollectResponse:
+        await self._wait(request.prompt)
+        return self._said(request, ctx)
+
+    def _said(self, request: CaptionRequest, ctx: Any) -> CollectResponse:
         self.metadata = dict(ctx.metadata)
-        await self._obey(request.prompt)
+        self._fail(request.prompt)
         if request.prompt == "trailer":
             ctx.set_trailer("mood", "fine")
             ctx.set_trailer("raw-bin", b"\x00\xff")
@@ -139,12 +146,18 @@ class Board(Service):
             yield ConverseResponse(line=request.line.upper())
 
     async def _obey(self, word: str) -> None:
+        self._fail(word)
+        await self._wait(word)
+
+    def _fail(self, word: str) -> None:
         if word == "fail":
             raise PlaneError(
                 Code.FAILED_PRECONDITION, "told to fail: ünlucky", [CaptionChunk(text="why")]
             )
         if word == "crash":
             raise RuntimeError("told to crash")
+
+    async def _wait(self, word: str) -> None:
         if word == "wait":
             self.started.set()
             try:
@@ -152,6 +165,29 @@ class Board(Service):
             except asyncio.CancelledError:
                 self.cancelled += 1
                 raise
+
+
+class QuickBoard(Board):
+    """Says all but ``wait`` at once.
+
+    Attributes:
+        at_once: How often it did, or was told to fail.
+    """
+
+    at_once: int = 0
+
+    def json_answers(self) -> Mapping[str, JsonAnswer]:
+        return {"Say": self._say_at_once}
+
+    def _say_at_once(self, data: bytes, ctx: Any) -> bytes | None:
+        try:
+            request = CaptionRequest.model_validate_json(data)
+        except ValidationError:
+            return None
+        if request.prompt == "wait":
+            return None
+        self.at_once += 1
+        return self._said(request, ctx).model_dump_json().encode()
 
 
 @dataclass
@@ -203,11 +239,12 @@ async def running(
     stall_s: float = 30.0,
     tokens: Mapping[str, str] | None = None,
     log: Any = None,
+    board: Board | None = None,
     **options: Any,
 ) -> AsyncGenerator[Running, None]:
     """Serve until the block ends, then stop; a log that is given is closed too."""
     log = MemoryLog() if log is None else log
-    board = Board()
+    board = Board() if board is None else board
     dispatcher = Dispatcher(
         [board],
         events=log,

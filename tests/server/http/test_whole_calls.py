@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import httpx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.server.http.board import NAME, Running, running
+from tests.server.http.board import NAME, Board, QuickBoard, Running
+from tests.server.http.board import running as running_board
 
 from protoplane_server.http.asgi import Exchange
 
@@ -19,6 +21,22 @@ CONNECT = f"/{NAME}/Say"
 ROUTE = "/v1/say"
 BOTH = pytest.mark.parametrize("path", [CONNECT, ROUTE])
 LIMIT_S = 20
+WAYS: list[type[Board]] = [Board, QuickBoard]
+
+
+class Way:
+    """What serves: a task for each call, or none where there is nothing to wait for."""
+
+    board: type[Board] = Board
+
+
+@pytest.fixture(autouse=True, scope="module", params=WAYS, ids=["in a task", "at once"])
+def way(request: pytest.FixtureRequest) -> None:
+    Way.board = request.param
+
+
+def running(**options: Any) -> AbstractAsyncContextManager[Running]:
+    return running_board(board=Way.board(), **options)
 
 
 def post(path: str, body: bytes, *headers: str, version: str = "1.1") -> bytes:
