@@ -6,7 +6,7 @@ import asyncio
 import os
 import secrets
 import time
-from collections.abc import AsyncIterable, AsyncIterator, Collection, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Mapping
 from contextlib import AsyncExitStack
 from operator import attrgetter
 from typing import Self
@@ -46,15 +46,24 @@ from protoplane.router.v1 import (
     WorkersResponse,
     WorkerStatus,
 )
-from protoplane_base import Code, Duration, PlaneError, Timestamp
+from protoplane_base import Code, PlaneError
+from protoplane_components.kv_router.at_once import (
+    Asked,
+    read_select,
+    read_select_and_reserve,
+    select_json,
+)
 from protoplane_components.kv_router.conversion import (
+    GivenPrompt,
     Tokenizer,
     answer_of,
     lease_s,
     load_of,
     overlap_of,
+    prompt_of,
     query_of,
     request_of,
+    reserved_of,
     selection_of,
 )
 from protoplane_components.kv_router.explaining import FORMULA, steps
@@ -62,12 +71,13 @@ from protoplane_components.kv_router.feeding import IndexFeed, kept_up
 from protoplane_components.kv_router.following import Course, KvFollower
 from protoplane_components.kv_router.index import KvIndex, Target
 from protoplane_components.kv_router.levels import Levels
+from protoplane_components.kv_router.load import Reservation
 from protoplane_components.kv_router.membership import Member
 from protoplane_components.kv_router.metrics import IndexMetrics, RouterMetrics
 from protoplane_components.kv_router.reading import prompt_reader
 from protoplane_components.kv_router.replicas import Replicas
 from protoplane_components.kv_router.router import Router
-from protoplane_components.kv_router.selection import Request
+from protoplane_components.kv_router.selection import Request, Selection
 from protoplane_components.kv_router.settings import (
     POLICY,
     TOKENIZER,
@@ -82,10 +92,8 @@ from protoplane_components.kv_router.shards import Shards
 from protoplane_components.kv_router.snapshots import Restoring, dump
 from protoplane_components.kv_router.tokenizing import named_tokenizer
 from protoplane_server import Context, Host
+from protoplane_server.http.at_once import JsonAnswer
 from protoplane_server.http.reading import JsonReader
-
-# Of the year 9999, the last that a timestamp can say.
-_LAST_SECOND = 253_402_300_799
 
 
 class KvRouter(KvRouterService):
@@ -166,6 +174,15 @@ class KvRouter(KvRouterService):
             "Query": prompt_reader(QueryRequest, lambda request: request, size),
         }
 
+    def json_answers(self) -> Mapping[str, JsonAnswer]:
+        """What answers at once; the HTTP door asks for it."""
+        if self._shard_count:
+            return {}
+        return {
+            "Select": self._select_at_once,
+            "SelectAndReserve": self._select_and_reserve_at_once,
+        }
+
     def hosted(self, host: Host) -> None:
         """Take the planes from the server."""
         self._host = host
@@ -230,23 +247,14 @@ class KvRouter(KvRouterService):
         asked = self._asked(request.request)
         if self._shards is not None:
             asked = await self._looked_up(asked, self._shards)
-        if not asked.id:
-            # Replicas must not give the same.
-            asked = replace(asked, id=secrets.token_hex(8))
         began = time.monotonic()
-        reservation, selection = await self.router.acquire(
-            asked, lease_s=lease_s(request.lease), timeout_s=_patience_s(ctx.time_remaining_s())
+        found = await self.router.acquire(
+            _named(asked),
+            lease_s=lease_s(request.lease),
+            timeout_s=_patience_s(ctx.time_remaining_s()),
         )
-        if self._replicas is not None:
-            self._replicas.changed(reservation)
-        now = time.monotonic()
         scores = not (request.request and request.request.omit_scores)
-        return SelectAndReserveResponse(
-            selection=selection_of(selection, scores=scores),
-            reservation_id=reservation.id,
-            expires_at=_moment(reservation.expires_at - now),
-            queued=Duration.from_seconds(now - began),
-        )
+        return self._reserved(found, began, scores=scores)
 
     async def prefill_completed(
         self, request: PrefillCompletedRequest, ctx: Context
@@ -371,15 +379,49 @@ class KvRouter(KvRouterService):
             formula=FORMULA,
         )
 
+    def _select_at_once(self, data: bytes, ctx: Context) -> bytes | None:
+        found = read_select(data, self.router.block_size)
+        if found is None:
+            return None
+        asked, prompt = found
+        selection = self.router.select(self._routed(asked, prompt))
+        return select_json(selection, scores=not asked.omit_scores)
+
+    def _select_and_reserve_at_once(self, data: bytes, ctx: Context) -> bytes | None:
+        read = read_select_and_reserve(data, self.router.block_size)
+        if read is None:
+            return None
+        asked, prompt, lease = read
+        began = time.monotonic()
+        found = self.router.reserve_if_free(
+            _named(self._routed(asked, prompt)), lease_s=lease_s(lease)
+        )
+        if found is None:
+            return None
+        return self._reserved(found, began, scores=not asked.omit_scores).model_dump_json().encode()
+
+    def _reserved(
+        self, found: tuple[Reservation, Selection], began: float, *, scores: bool
+    ) -> SelectAndReserveResponse:
+        """The answer with a reservation, of which the replicas are told."""
+        reservation, selection = found
+        if self._replicas is not None:
+            self._replicas.changed(reservation)
+        return reserved_of(selection, reservation, began, scores=scores)
+
     def _asked(self, message: RoutingRequest | None) -> Request:
+        """A request; see `_routed`."""
+        if message is None:
+            raise PlaneError(Code.INVALID_ARGUMENT, "request is missing: say what is to be routed")
+        return self._routed(message, prompt_of(message.prompt, self._tokenizer))
+
+    def _routed(self, message: RoutingRequest | Asked, prompt: GivenPrompt) -> Request:
         """A request, with how things are noted at the router."""
-        pinned: Collection[str] = ()
-        if message is not None:
-            pinned = self._feed.membership.of_model(message.model, message.pinned_workers)
+        pinned = self._feed.membership.of_model(message.model, message.pinned_workers)
         if self._replicas is not None:
             self.router.replicas = 1 + len(self._replicas.peers)
         self.router.index_ready = self._feed.warm
-        return request_of(message, self._tokenizer, pinned)
+        return request_of(message, prompt, pinned)
 
     async def _looked_up(self, asked: Request, shards: Shards) -> Request:
         """A request, with what shards know of its prompt; whether they do the router is told."""
@@ -455,6 +497,6 @@ def _patience_s(remaining_s: float | None) -> float | None:
     return None if remaining_s is None else max(0.0, remaining_s - min(0.1, remaining_s / 5))
 
 
-def _moment(after_s: float) -> Timestamp:
-    nanos = min(time.time_ns() + max(0, int(after_s * 1e9)), _LAST_SECOND * 1_000_000_000)
-    return Timestamp(seconds=nanos // 1_000_000_000, nanos=nanos % 1_000_000_000)
+def _named(asked: Request) -> Request:
+    """A request with an id that no replica gives to another one."""
+    return asked if asked.id else replace(asked, id=secrets.token_hex(8))

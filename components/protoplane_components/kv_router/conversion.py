@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Collection, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
+from msgspec import Struct
 from numpy.typing import NDArray
 
 from protoplane.router.v1 import (
@@ -12,17 +15,22 @@ from protoplane.router.v1 import (
     Prompt,
     QueryRequest,
     RoutingRequest,
+    SelectAndReserveResponse,
     Selection,
     SelectResponse,
     Worker,
     WorkerLoad,
     WorkerScore,
 )
-from protoplane_base import Code, Duration, PlaneError
+from protoplane_base import Code, Duration, PlaneError, Timestamp
 from protoplane_base.wire import twin
 from protoplane_components.kv_router import index
 from protoplane_components.kv_router import selection as choices
-from protoplane_components.kv_router.load import Load
+from protoplane_components.kv_router.hashing import Hashes
+from protoplane_components.kv_router.load import Load, Reservation
+
+if TYPE_CHECKING:
+    from protoplane_components.kv_router.at_once import Asked
 
 Tokenizer = Callable[[str], Sequence[int] | NDArray[np.uint32]]
 """Makes tokens of a text."""
@@ -32,27 +40,41 @@ _SELECTION = Selection.from_bytes(b"")
 _SCORE = WorkerScore.from_bytes(b"")
 _SELECTED = SelectResponse(selection=_SELECTION)
 
+# Of the year 9999, the last that a timestamp can say.
+_LAST_SECOND = 253_402_300_799
+
+
+class GivenPrompt(Struct, frozen=True, kw_only=True, gc=False):
+    """A prompt as it was given: its tokens, hashes or keys, see `selection.Request`.
+
+    Attributes:
+        tokens: Its tokens.
+        hashes: Hashes of its full blocks.
+        keys: Keys of its prefixes.
+        count: How many tokens it has, where they are not given.
+    """
+
+    tokens: Sequence[int] | NDArray[np.uint32] | None = None
+    hashes: Hashes | None = None
+    keys: NDArray[np.uint64] | None = None
+    count: int | None = None
+
 
 def request_of(
-    message: RoutingRequest | None, tokenizer: Tokenizer | None, pinned: Collection[str]
+    message: RoutingRequest | Asked, prompt: GivenPrompt, pinned: Collection[str]
 ) -> choices.Request:
     """What is to be routed.
 
     Args:
         message: As it came.
-        tokenizer: For prompts that are texts.
+        prompt: Its prompt.
         pinned: Ids of the only workers to choose from; empty for all.
-
-    Raises:
-        PlaneError: INVALID_ARGUMENT; it has no prompt that can be read here.
     """
-    if message is None:
-        raise PlaneError(Code.INVALID_ARGUMENT, "request is missing: say what is to be routed")
-    tokens, hashes, prompt_tokens = _prompt(message.prompt, tokenizer)
     return choices.Request(
-        tokens=tokens,
-        hashes=hashes,
-        prompt_tokens=prompt_tokens,
+        tokens=prompt.tokens,
+        hashes=prompt.hashes,
+        keys=prompt.keys,
+        prompt_tokens=prompt.count,
         lora=message.lora,
         cache_namespace=message.cache_namespace,
         priority=message.priority,
@@ -70,11 +92,11 @@ def query_of(message: QueryRequest, tokenizer: Tokenizer | None) -> choices.Requ
     Raises:
         PlaneError: INVALID_ARGUMENT; it has no prompt that can be read here.
     """
-    tokens, hashes, prompt_tokens = _prompt(message.prompt, tokenizer)
+    prompt = prompt_of(message.prompt, tokenizer)
     return choices.Request(
-        tokens=tokens,
-        hashes=hashes,
-        prompt_tokens=prompt_tokens,
+        tokens=prompt.tokens,
+        hashes=prompt.hashes,
+        prompt_tokens=prompt.count,
         lora=message.lora,
         cache_namespace=message.cache_namespace,
     )
@@ -102,6 +124,28 @@ def selection_of(selection: choices.Selection, *, scores: bool) -> Selection:
 def answer_of(selection: choices.Selection, *, scores: bool) -> SelectResponse:
     """A choice as the answer to `Select`."""
     return twin(_SELECTED, {"selection": selection_of(selection, scores=scores)})
+
+
+def reserved_of(
+    selection: choices.Selection, reservation: Reservation, began: float, *, scores: bool
+) -> SelectAndReserveResponse:
+    """A choice as the answer to `SelectAndReserve`.
+
+    Args:
+        selection: The choice.
+        reservation: What was reserved for it.
+        began: When the request came, by `time.monotonic`, as the end of the reservation is.
+        scores: Whether to tell how each worker was judged.
+    """
+    now = time.monotonic()
+    left_s = max(0.0, reservation.expires_at - now)
+    nanos = min(time.time_ns() + int(left_s * 1e9), _LAST_SECOND * 1_000_000_000)
+    return SelectAndReserveResponse(
+        selection=selection_of(selection, scores=scores),
+        reservation_id=reservation.id,
+        expires_at=Timestamp(seconds=nanos // 1_000_000_000, nanos=nanos % 1_000_000_000),
+        queued=Duration.from_seconds(now - began),
+    )
 
 
 def worker_of(worker: Worker) -> choices.Worker:
@@ -153,21 +197,27 @@ def lease_s(lease: Duration | None) -> float | None:
     return lease.total_seconds
 
 
-def _prompt(
-    prompt: Prompt | None, tokenizer: Tokenizer | None
-) -> tuple[Sequence[int] | NDArray[np.uint32] | None, Sequence[int] | None, int | None]:
-    """Tokens, or hashes and the number of tokens."""
+def prompt_of(prompt: Prompt | None, tokenizer: Tokenizer | None) -> GivenPrompt:
+    """The prompt of a message.
+
+    Args:
+        prompt: As it came.
+        tokenizer: For prompts that are texts.
+
+    Raises:
+        PlaneError: INVALID_ARGUMENT; it has none that can be read here.
+    """
     if prompt is not None and prompt.tokens is not None:
-        return prompt.tokens.ids, None, None
+        return GivenPrompt(tokens=prompt.tokens.ids)
     if prompt is not None and prompt.blocks is not None:
-        return None, prompt.blocks.hashes, prompt.blocks.tokens
+        return GivenPrompt(hashes=prompt.blocks.hashes, count=prompt.blocks.tokens)
     if prompt is not None and prompt.text is not None:
         if tokenizer is None:
             raise PlaneError(
                 Code.INVALID_ARGUMENT,
                 "this router has no tokenizer: give the prompt as tokens or as block hashes",
             )
-        return tokenizer(prompt.text), None, None
+        return GivenPrompt(tokens=tokenizer(prompt.text))
     raise PlaneError(
         Code.INVALID_ARGUMENT, "the request has no prompt: give its tokens or block hashes"
     )

@@ -102,8 +102,8 @@ def block_hashes(
 
 def read_prompt(
     text: bytes | memoryview, block_size: int, *, lora: str = "", cache_namespace: str = ""
-) -> tuple[HashList, int] | None:
-    """Hashes of the full blocks of a prompt in JSON, and how many tokens it has.
+) -> tuple[bytes, bytes, int] | None:
+    """Read a prompt from JSON.
 
     Args:
         text: The tokens as in a list of JSON, without the brackets.
@@ -112,17 +112,15 @@ def read_prompt(
         cache_namespace: Cache namespace; empty for the common one.
 
     Returns:
-        ``None`` for anything but plain numbers below 2**32.
+        Hashes of the full blocks and the keys of the prefixes that they end, both as 64-bit numbers
+        in memory, and how many tokens there are; ``None`` for anything but plain numbers below
+        2**32.
 
     Raises:
         PlaneError: INVALID_ARGUMENT, the block size is not positive.
     """
     _check_size(block_size)
-    found = core.read_prompt(text, block_size, _seed(lora, cache_namespace))
-    if found is None:
-        return None
-    hashes, keys, tokens = found
-    return HashList(np.frombuffer(hashes, np.uint64), np.frombuffer(keys, np.uint64)), tokens
+    return core.read_prompt(text, block_size, _seed(lora, cache_namespace))
 
 
 def sequence_hashes(hashes: Hashes, parent: int | None = None) -> list[int]:

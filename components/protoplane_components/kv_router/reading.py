@@ -10,23 +10,42 @@ import re
 from collections.abc import Callable
 from typing import TypeVar
 
+import numpy as np
 from pydantic import ValidationError
 
 from protoplane.router.v1 import BlockSequence, Prompt, QueryRequest, RoutingRequest
 from protoplane_base import Message
 from protoplane_base.wire import twin
-from protoplane_components.kv_router.hashing import read_prompt
+from protoplane_components.kv_router.hashing import HashList, read_prompt
 
 _M = TypeVar("_M", bound=Message)
 
+MARK = 0xFFFFFFFF
+"""What stands where the tokens were. Where it is not found there again, that was another list."""
+
 _MIN_BYTES = 512
 _KEY = re.compile(rb'"ids"\s*:\s*\[')
-# It stands where the tokens were. Where it is not found there again, that was some other list.
-_MARK = 0xFFFFFFFF
-_MARK_TEXT = b"%d" % _MARK
+_MARK_TEXT = b"%d" % MARK
 
 _BLOCKS = BlockSequence(hashes=[0], tokens=0)
 _PROMPT = Prompt(blocks=_BLOCKS)
+
+
+def part(data: bytes) -> tuple[bytes, memoryview] | None:
+    """Part a request from its first list of tokens.
+
+    Returns:
+        The request with `MARK` in place of the tokens, and these without the brackets; ``None``
+        where there is no such list.
+    """
+    key = _KEY.search(data)
+    if key is None:
+        return None
+    begin = key.end()
+    end = data.find(b"]", begin)
+    if end < 0:
+        return None
+    return data[:begin] + _MARK_TEXT + data[end:], memoryview(data)[begin:end]
 
 
 def prompt_reader(
@@ -45,40 +64,31 @@ def prompt_reader(
     """
 
     def read(data: bytes) -> _M | None:
-        if len(data) < _MIN_BYTES:
+        parts = part(data) if len(data) >= _MIN_BYTES else None
+        if parts is None:
             return None
-        key = _KEY.search(data)
-        if key is None:
-            return None
-        begin = key.end()
-        end = data.find(b"]", begin)
-        if end < 0:
-            return None
+        around, text = parts
         try:
             # What `model_validate_json` calls; with what that does around it, it is a fifth slower.
-            request: _M = message.__pydantic_validator__.validate_json(
-                data[:begin] + _MARK_TEXT + data[end:]
-            )
+            request: _M = message.__pydantic_validator__.validate_json(around)
         except ValidationError:
             return None
-        part = asked(request)
-        if part is None or part.prompt is None or part.prompt.tokens is None:
+        routed = asked(request)
+        if routed is None or routed.prompt is None or routed.prompt.tokens is None:
             return None
-        if part.prompt.tokens.ids != [_MARK]:
+        if routed.prompt.tokens.ids != [MARK]:
             return None
         found = read_prompt(
-            memoryview(data)[begin:end],
-            block_size,
-            lora=part.lora,
-            cache_namespace=part.cache_namespace,
+            text, block_size, lora=routed.lora, cache_namespace=routed.cache_namespace
         )
         if found is None:
             return None
-        hashes, tokens = found
+        words, keys, tokens = found
+        hashes = HashList(np.frombuffer(words, np.uint64), np.frombuffer(keys, np.uint64))
         blocks = twin(_BLOCKS, {"hashes": hashes, "tokens": tokens})
         # An assignment would check each hash.
         prompt = twin(_PROMPT, {"tokens": None, "blocks": blocks, "text": None})
-        vars(part)["prompt"] = prompt
+        vars(routed)["prompt"] = prompt
         return request
 
     return read

@@ -240,12 +240,30 @@ class Router:
         Raises:
             PlaneError: As for `select`.
         """
-        self.expire()
-        keys, tokens = self._read(request)
-        selection = self._select(request, keys, tokens) if not self._line.first() else None
-        if selection is None:
+        found = self.reserve_if_free(request, lease_s=lease_s)
+        if found is None:
             raise self._too_busy()
-        return self._reserve(request, selection, lease_s), selection
+        return found
+
+    def reserve_if_free(
+        self, request: Request, *, lease_s: float | None = None
+    ) -> tuple[Reservation, Selection] | None:
+        """Like `reserve`; `None` where all that the request allows are too busy, or others wait.
+
+        Args:
+            request: What for.
+            lease_s: How long the reservation outlives its last sign of life, in seconds.
+
+        Raises:
+            PlaneError: As for `select`, but for RESOURCE_EXHAUSTED.
+        """
+        self.expire()
+        if self._line.first():
+            return None
+        selection = self._select(request, *self._read(request))
+        return (
+            None if selection is None else (self._reserve(request, selection, lease_s), selection)
+        )
 
     async def acquire(
         self, request: Request, *, lease_s: float | None = None, timeout_s: float | None = None
@@ -264,12 +282,10 @@ class Router:
             PlaneError: As for `select`; RESOURCE_EXHAUSTED also where the queue is full, or longer
                 than the request can wait.
         """
-        self.expire()
+        found = self.reserve_if_free(request, lease_s=lease_s)
+        if found is not None:
+            return found
         keys, tokens = self._read(request)
-        if not self._line.first():
-            selection = self._select(request, keys, tokens)
-            if selection is not None:
-                return self._reserve(request, selection, lease_s), selection
         self._may_wait(timeout_s)
         now = self._clock()
         until = None if timeout_s is None else now + timeout_s
@@ -348,6 +364,8 @@ class Router:
 
     def _read(self, request: Request) -> tuple[NDArray[np.uint64], int]:
         """Keys of a prompt's prefixes, and how many tokens it has."""
+        if request.keys is not None and request.prompt_tokens is not None:
+            return request.keys, request.prompt_tokens
         hashes, tokens = self._hashes(request)
         return prefix_keys(hashes), tokens
 

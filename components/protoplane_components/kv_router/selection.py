@@ -43,13 +43,13 @@ class Worker:
 
 
 class Request(Struct, frozen=True, kw_only=True, gc=False):
-    """A request that needs a worker. Give its tokens or its block hashes.
+    """A request that needs a worker. Give its tokens, or its block hashes, or keys and length.
 
     Attributes:
         tokens: The prompt.
         hashes: Hashes of the prompt's full blocks; they include LoRA name and cache namespace.
-        prompt_tokens: Tokens of the prompt where only hashes are given; absent, all blocks are
-            full.
+        keys: Keys of the prompt's prefixes, see `hashing.prefix_keys`.
+        prompt_tokens: Tokens of the prompt where they are not given; absent, all blocks are full.
         lora: Name of the LoRA adapter.
         cache_namespace: Requests share blocks only within it.
         priority: Those with a higher one leave the queue first.
@@ -64,6 +64,7 @@ class Request(Struct, frozen=True, kw_only=True, gc=False):
 
     tokens: Sequence[int] | NDArray[np.uint32] | None = None
     hashes: Hashes | None = None
+    keys: NDArray[np.uint64] | None = None
     prompt_tokens: int | None = None
     lora: str = ""
     cache_namespace: str = ""
