@@ -28,6 +28,9 @@ becomes so large that its growth takes long."""
 LOWER = PARTS - 1
 """The bits that tell the part."""
 
+Reached = list[tuple[int, int]]
+"""Depths, and the owners that reached each, as bits."""
+
 
 @dataclass(slots=True, eq=False)
 class Extent:

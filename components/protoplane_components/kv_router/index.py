@@ -22,11 +22,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from protoplane_base import Code, PlaneError
-from protoplane_components.kv_router.extents import ROOT, Extents, Place
+from protoplane_components.kv_router.extents import ROOT, Extents, Place, Reached
 from protoplane_components.kv_router.hashing import Hashes, as_hashes, as_numbers, prefix_keys
 from protoplane_components.kv_router.levels import Group, Levels, as_levels, by_target
 from protoplane_components.kv_router.owners import Blocks, Owner
-from protoplane_components.kv_router.prefix_search import Reached, reached, reached_in
+from protoplane_components.kv_router.prefix_search import reached, reached_in
 from protoplane_components.kv_router.runs import Run
 
 

@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 from pydantic_core import from_json
 from xxhash import xxh3_64_intdigest
 
+from protoplane_components.kv_router.extents import LOWER, Reached, Starts, in_common
+
 Memory: TypeAlias = "bytes | memoryview | array[int] | NDArray[np.uint32] | NDArray[np.uint64]"
 """What lies in memory in one piece."""
 
@@ -124,6 +126,64 @@ def prefix_keys(hashes: Memory, parent: int) -> bytes:
     keys += np.uint64(parent)
     keys *= up
     return keys.tobytes()
+
+
+def reached(parts: list[Starts], keys: NDArray[np.uint64], alive: int | None) -> Reached:
+    """How deep each owner has a prompt in the first tier, of those that have its first block.
+
+    Args:
+        parts: The tree; see `extents.Extents`.
+        keys: Keys of the prompt's prefixes.
+        alive: Bits of the owners that count; `None` for all.
+    """
+    view, count = keys.data, len(keys)
+    if not count:
+        return []
+    key = view[0]
+    extent = parts[key & LOWER].get(key)
+    if extent is None:
+        return []
+    at = in_common(extent.keys, 0, view, 0, extent.forked)
+    ends: Reached
+    here = extent.whole
+    if not extent.ends:
+        ends = []
+    elif at == len(extent.keys):
+        ends = [*extent.ends.items()]
+    else:
+        ends = []
+        for end, bits in extent.ends.items():
+            if end < at:
+                ends.append((end, bits))
+            else:
+                here |= bits
+    if alive is not None:
+        here &= alive
+        ends = [(end, left) for end, bits in ends if (left := bits & alive)]
+    while here and at < count:
+        key = view[at]
+        extent = parts[key & LOWER].get(key)
+        if extent is None:
+            break
+        common = in_common(extent.keys, 0, view, at, extent.forked)
+        further = extent.whole & here
+        left = here ^ further
+        if left and extent.ends:
+            for end, bits in extent.ends.items():
+                some = bits & left
+                if some:
+                    left ^= some
+                    if end < common:
+                        ends.append((at + end, some))
+                    else:
+                        further |= some
+        if left:
+            ends.append((at, left))
+        here = further
+        at += common
+    if here:
+        ends.append((at, here))
+    return ends
 
 
 class CostInputs(NamedTuple):

@@ -4,71 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-import numpy as np
-from numpy.typing import NDArray
+from protoplane_components.kv_router.core import core
+from protoplane_components.kv_router.extents import Extent, Reached
 
-from protoplane_components.kv_router.extents import LOWER, Extent, Starts, in_common
-
-Reached = list[tuple[int, int]]
-"""Depths, and the owners that reached each, as bits."""
-
-
-def reached(parts: list[Starts], keys: NDArray[np.uint64], alive: int | None) -> Reached:
-    """How deep each owner has a prompt in the first tier, of those that have its first block.
-
-    Args:
-        parts: The tree; see `extents.Extents`.
-        keys: Keys of the prompt's prefixes.
-        alive: Bits of the owners that count; `None` for all.
-    """
-    view, count = keys.data, len(keys)
-    if not count:
-        return []
-    key = view[0]
-    extent = parts[key & LOWER].get(key)
-    if extent is None:
-        return []
-    at = in_common(extent.keys, 0, view, 0, extent.forked)
-    ends: Reached
-    here = extent.whole
-    if not extent.ends:
-        ends = []
-    elif at == len(extent.keys):
-        ends = [*extent.ends.items()]
-    else:
-        ends = []
-        for end, bits in extent.ends.items():
-            if end < at:
-                ends.append((end, bits))
-            else:
-                here |= bits
-    if alive is not None:
-        here &= alive
-        ends = [(end, left) for end, bits in ends if (left := bits & alive)]
-    while here and at < count:
-        key = view[at]
-        extent = parts[key & LOWER].get(key)
-        if extent is None:
-            break
-        common = in_common(extent.keys, 0, view, at, extent.forked)
-        further = extent.whole & here
-        left = here ^ further
-        if left and extent.ends:
-            for end, bits in extent.ends.items():
-                some = bits & left
-                if some:
-                    left ^= some
-                    if end < common:
-                        ends.append((at + end, some))
-                    else:
-                        further |= some
-        if left:
-            ends.append((at, left))
-        here = further
-        at += common
-    if here:
-        ends.append((at, here))
-    return ends
+reached = core.reached
 
 
 def reached_in(path: Iterable[tuple[Extent, int]], tiers: int, alive: int) -> Reached:

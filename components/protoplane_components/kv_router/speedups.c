@@ -1,5 +1,5 @@
 /*
- * Reads prompts, names their blocks and compares costs: what `portable.py` does, in a tenth of the
+ * Reads prompts, names their blocks, finds who has them and compares costs: what `portable.py` does, in a tenth of the
  * time.
  *
  * The limited API makes one file do for every CPython from 3.11 on. Where this cannot be compiled
@@ -13,6 +13,7 @@
 #include <string.h>
 
 #include "json_numbers.h"
+#include "prefix_walk.h"
 #include "words.h"
 #include "xxh3.h"
 
@@ -190,6 +191,20 @@ static PyObject *prefix_keys(PyObject *Py_UNUSED(module), PyObject *args)
     return made;
 }
 
+/* ---- how deep owners have a prompt ---- */
+
+static PyObject *reached(PyObject *Py_UNUSED(module), PyObject *args)
+{
+    PyObject *parts, *alive;
+    Py_buffer keys;
+    if (!PyArg_ParseTuple(args, "O!y*O", &PyList_Type, &parts, &keys, &alive))
+        return NULL;
+    Keys prompt = {keys.buf, (size_t)keys.len / 8};
+    PyObject *found = walk_along(parts, prompt, alive == Py_None ? NULL : alive);
+    PyBuffer_Release(&keys);
+    return found;
+}
+
 /* ---- the cost of the policy `kv`, of which `cost.py` tells ---- */
 
 /* The place of a row, NULL where there is none. */
@@ -361,12 +376,18 @@ static PyMethodDef functions[] = {
     {"hash_blocks", hash_blocks, METH_VARARGS, NULL},
     {"least_cost", least_cost, METH_VARARGS, NULL},
     {"prefix_keys", prefix_keys, METH_VARARGS, NULL},
+    {"reached", reached, METH_VARARGS, NULL},
     {"read_prompt", read_prompt, METH_VARARGS, NULL},
     {"sequence_hashes", sequence_hashes, METH_VARARGS, NULL},
     {NULL, NULL, 0, NULL},
 };
 
-static PyModuleDef_Slot slots[] = {{0, NULL}};
+static int prepare(PyObject *Py_UNUSED(module))
+{
+    return name_attributes();
+}
+
+static PyModuleDef_Slot slots[] = {{Py_mod_exec, prepare}, {0, NULL}};
 
 static PyModuleDef module = {
     PyModuleDef_HEAD_INIT,

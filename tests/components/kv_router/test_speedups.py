@@ -18,6 +18,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from xxhash import xxh3_64_intdigest
 
+from protoplane_components.kv_router import index as index_module
+from protoplane_components.kv_router.extents import Extent, Reached, Starts
+from protoplane_components.kv_router.index import KvIndex, Target
 from protoplane_components.kv_router.portable import CostInputs, Figure, Memory, Share
 
 CHANCE = random.Random(7)
@@ -40,6 +43,9 @@ class Functions(Protocol):
     def hash_blocks(self, tokens: Memory, block_size: int, seed: int, /) -> bytes: ...
     def sequence_hashes(self, hashes: Memory, parent: int | None, seed: int, /) -> bytes: ...
     def prefix_keys(self, hashes: Memory, parent: int, /) -> bytes: ...
+    def reached(
+        self, parts: list[Starts], keys: NDArray[np.uint64], alive: int | None, /
+    ) -> Reached: ...
     def least_cost(
         self, inputs: CostInputs, rows: NDArray[np.intp], chance: Callable[[int], int], /
     ) -> int: ...
@@ -372,3 +378,53 @@ def test_what_goes_wrong_with_chance_is_told(functions: Functions) -> None:
 
     with pytest.raises(ArithmeticError):
         functions.least_cost(PLAIN, SOME, broken)
+
+
+@settings(max_examples=60, deadline=None)
+@given(chance=st.randoms(use_true_random=False))
+def test_a_walk_finds_what_owners_hold(functions: Functions, chance: random.Random) -> None:
+    index, prompts = KvIndex(), [[1, 2, 3, 4]]
+    # What each has of which prompt; engine hashes name a block of one owner.
+    held: dict[Target, list[tuple[list[int], list[int]]]] = {}
+    names = iter(range(1 << 20))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(index_module, "reached", functions.reached)
+        for _ in range(60):
+            begin = chance.choice(prompts)
+            rest = [chance.randrange(1, 1 << 64) for _ in range(chance.randrange(6))]
+            prompt = begin[: chance.randrange(1, len(begin) + 1)] + rest
+            prompts.append(prompt)
+            target = Target(f"w{chance.randrange(9)}")
+            what = chance.random()
+            mine = held.setdefault(target, [])
+            if what < 0.7:
+                called = [next(names) for _ in prompt]
+                index.store(target, called, prompt)
+                mine.append((called, prompt))
+            elif what < 0.9 and mine:
+                called, has = mine.pop(chance.randrange(len(mine)))
+                left = chance.randrange(len(called))
+                index.remove(target, called[left:])
+                if left:
+                    mine.append((called[:left], has[:left]))
+            elif what >= 0.95:
+                index.clear(target)
+                held.pop(target)
+            asked = [*chance.choice(prompts), *range(5, 5 + chance.randrange(2))]
+            found = {target: overlap.device for target, overlap in index.find(asked).items()}
+            assert found == index.depths(asked)
+
+
+def test_a_walk_needs_a_tree(functions: Functions) -> None:
+    empty = Extent(0, array("Q"))
+    keys = np.array([7], np.uint64)
+    tree: list[Starts] = [{} for _ in range(256)]
+    assert functions.reached(tree, keys[:0], None) == []
+    assert functions.reached(tree, keys, None) == []
+    tree[7][7] = Extent(0, array("Q", [7]), whole=5, ends=None)
+    assert functions.reached(tree, keys, None) == [(1, 5)]
+    assert functions.reached(tree, keys, 4) == [(1, 4)]
+    assert functions.reached(tree, keys, 2) == []
+    tree[7][7] = empty
+    with pytest.raises((ValueError, IndexError)):
+        functions.reached(tree, keys, None)
