@@ -14,6 +14,7 @@ from protoplane_server.http.at_once import Ready
 _LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]{1,9})\r\n", re.IGNORECASE)
 _END = b"\r\n\r\n"
 _MOST = 4
+_MOST_BYTES = 4096
 _PATIENCE = 8
 
 
@@ -70,7 +71,7 @@ class KnownHeads:
         return None
 
     def learn(self, data: bytes, scope: dict[str, Any], ready: Ready | None) -> None:
-        """Know a head from now on, if its request came whole and alone, with a body.
+        """Know a head from now on, if it is no long one and its request came whole and alone.
 
         Args:
             data: What came, from the first byte of the request on.
@@ -81,7 +82,7 @@ class KnownHeads:
             return
         end = data.find(_END) + len(_END)
         length = _LENGTH.search(data, 0, end)
-        if length is None or len(data) - end != int(length[1]):
+        if length is None or end > _MOST_BYTES or len(data) - end != int(length[1]):
             return
         self._misses += 1
         if self._misses > _PATIENCE:

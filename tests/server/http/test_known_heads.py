@@ -81,6 +81,14 @@ def test_a_few_heads_are_known_at_a_time() -> None:
     assert known == [False, True, True, True, True]
 
 
+def test_long_heads_are_not_kept() -> None:
+    heads = KnownHeads()
+    for size, known in ((3000, True), (5000, False)):
+        long = request(b"abc", "x-long: " + "x" * size)
+        heads.learn(long, scope(), None)
+        assert (heads.find(long) is not None) is known
+
+
 def test_a_client_that_never_repeats_itself_is_given_up() -> None:
     heads = KnownHeads()
     for number in range(20):
