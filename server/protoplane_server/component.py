@@ -23,8 +23,9 @@ class NoComponentError(Exception):
 def load(name: str) -> Component:
     """Find a component by ``module:Name``, looking in the current folder too.
 
-    The name can be left out where the module lists one component, and no other, in ``__all__``, or
-    beside others a function that has the module's own name and makes what is to be served.
+    The name can be left out where the module has one component, and no other, or beside others a
+    function that has the module's own name and makes what is to be served. What it has is listed
+    in its ``__all__``; without that it is all that it defines, but for names with an underscore.
 
     Raises:
         NoComponentError: There is no such module or name, or it is no component. An error inside
@@ -57,7 +58,7 @@ def load(name: str) -> Component:
 
 def _only(module: Any, name: str) -> Component:
     """The one component of a module."""
-    names: Sequence[str] = getattr(module, "__all__", ())
+    names = _names(module)
     own = module.__name__.rpartition(".")[2]
     made = getattr(module, own, None) if own in names else None
     if inspect.isfunction(made):
@@ -70,10 +71,22 @@ def _only(module: Any, name: str) -> Component:
     ]
     if len(found) != 1:
         raise NoComponentError(
-            f"{name!r} names no component, and that module lists {len(found)} in __all__; one "
-            "looks like captioner:Captioner"
+            f"{name!r} names no component, and that module has {len(found)} of them; one looks "
+            "like captioner:Captioner"
         )
     return found[0]
+
+
+def _names(module: Any) -> Sequence[str]:
+    """What a module has to offer."""
+    listed: Sequence[str] | None = getattr(module, "__all__", None)
+    if listed is not None:
+        return listed
+    return [
+        name
+        for name, value in vars(module).items()
+        if not name.startswith("_") and getattr(value, "__module__", None) == module.__name__
+    ]
 
 
 def instances(components: Iterable[Component]) -> list[Service]:

@@ -172,6 +172,8 @@ async def test_what_is_no_component(wrong: Any) -> None:
 
 async def test_loading_by_name() -> None:
     assert load("tests.parts:Parts") is Parts
+    # It has no __all__, and defines one.
+    assert load("tests.parts") is Parts
     assert load("forge.captioner.v1:CaptionerService") is CaptionerService
     assert load("protoplane_components.captioner") is Captioner
     # What is served together a function of the module's name makes.
@@ -182,7 +184,7 @@ async def test_loading_by_name() -> None:
     ("name", "complaint"),
     [
         ("captioner", "one looks like"),
-        ("tests.parts", "that module lists 0 in __all__; one looks like"),
+        ("tests.component_suite", "that module has 0 of them; one looks like"),
         ("nowhere_at_all:X", "there is no module 'nowhere_at_all'"),
         ("tests.nowhere:X", "there is no module"),
         ("tests.parts:Nobody", "has no 'Nobody'"),
