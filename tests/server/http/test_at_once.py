@@ -174,17 +174,13 @@ async def test_many_at_once_on_many_connections() -> None:
 
 @pytest.mark.parametrize("path", [CONNECT, ROUTE])
 @pytest.mark.parametrize(
-    ("padding", "parts", "pause_s", "at_once"),
+    "case",
     [(0, 2, 0.0, 3), (0, 2, 0.005, 3), (30_000, 3, 0.005, 3), (0, 2, 0.2, 0), (300_000, 9, 0, 0)],
 )
 async def test_what_comes_in_parts_is_waited_for_a_little(
-    path: str,
-    padding: int,
-    parts: int,
-    pause_s: float,
-    at_once: int,
-    monkeypatch: pytest.MonkeyPatch,
+    path: str, case: tuple[int, int, float, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    padding, parts, pause_s, at_once = case
     if at_once:  # On a busy machine a short pause may be a long one.
         monkeypatch.setattr("protoplane_server.http.guard._REST_S", 10.0)
     board = QuickBoard()
