@@ -82,9 +82,10 @@ def _names(module: Any) -> Sequence[str]:
     listed: Sequence[str] | None = getattr(module, "__all__", None)
     if listed is not None:
         return listed
+    defined = cast("dict[str, Any]", module.__dict__)
     return [
         name
-        for name, value in vars(module).items()
+        for name, value in defined.items()
         if not name.startswith("_") and getattr(value, "__module__", None) == module.__name__
     ]
 

@@ -45,6 +45,7 @@ from protoplane_components.inference.conversion import (
     usage_of,
 )
 from protoplane_components.inference.progress import Progress
+from protoplane_components.inference.relaying import UNREAD_SPEC, InferWording
 from protoplane_components.inference.sources import ModelFiles
 from protoplane_components.inference.status import ModelStatusBoard
 from protoplane_runtime.engines.objects.opening import open_object_store
@@ -59,11 +60,16 @@ from protoplane_server.backends.interface import (
     ModelMetadata,
     ModelSource,
     ModelState,
+    RelaysRequests,
+    relay_of,
     version_of,
 )
 from protoplane_server.backends.opening import open_backend
+from protoplane_server.kserve.relaying import Relaying
+from protoplane_server.kserve.unread import UnreadCodec
 
 _log = logging.getLogger("protoplane.inference")
+_UNREAD = UnreadCodec(InferRequest)
 
 MODELS = "PROTOPLANE_MODELS"
 """The environment variable that names the folder of model files."""
@@ -103,7 +109,12 @@ class Inference(InferenceService):
         self._changing: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._announcing = asyncio.Lock()
         self._failed: dict[str, str] = {}
+        self._relaying: Relaying | None = None
         self._stack = AsyncExitStack()
+        if isinstance(opened, RelaysRequests) and type(self).infer is Inference.infer:
+            # Of this instance alone: where nothing is relayed, callers in this process hand over
+            # their models, which saves them the encoding.
+            vars(self)["spec"] = UNREAD_SPEC
 
     @property
     def backend(self) -> Backend:
@@ -129,6 +140,8 @@ class Inference(InferenceService):
             self._stack.push_async_callback(self._backend.stop)
             await self._backend.start()
             await self._backend.warm_up()
+            relay = relay_of(self._backend)
+            self._relaying = None if relay is None else Relaying(relay, InferWording())
             for model in await self._backend.list():
                 if model.state is ModelState.LOADED:
                     await self._tell(model.name, ModelState.LOADED, version=model.version)
@@ -178,6 +191,16 @@ class Inference(InferenceService):
             usage=usage_of(made.usage),
             model=model,
         )
+
+    async def infer_unread(
+        self, request: InferRequest | bytes, ctx: Context
+    ) -> InferResponse | bytes:
+        """Run a model once, for a request that may not have been decoded; see `UNREAD_SPEC`."""
+        if isinstance(request, bytes) and self._relaying is not None:
+            answer = self._relaying.take(request, ctx)
+            if answer is not None:
+                return await answer
+        return await self.infer(_UNREAD.read(request), ctx)
 
     async def infer(self, request: InferRequest, ctx: Context) -> InferResponse:
         """Run a model once, together with other requests where it takes batches."""

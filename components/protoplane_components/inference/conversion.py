@@ -23,8 +23,12 @@ from protoplane_base import Code, PlaneError
 from protoplane_server.backends import interface
 from protoplane_server.backends.tensors import Datatype, Tensor, TensorSpec
 
-_DATATYPES = {DataType[f"DATA_TYPE_{each}"]: each for each in Datatype}
-_DATA_TYPES = {datatype: number for number, datatype in _DATATYPES.items()}
+DATATYPES = {DataType[f"DATA_TYPE_{each}"]: each for each in Datatype}
+"""The datatypes by their numbers in the schema."""
+
+DATA_TYPES = {datatype: number for number, datatype in DATATYPES.items()}
+"""Their numbers."""
+
 _FINISHES = {each: FinishReason[f"FINISH_REASON_{each.name}"] for each in interface.FinishReason}
 
 
@@ -36,7 +40,7 @@ def tensors_in(messages: Sequence[TensorMessage]) -> list[Tensor]:
     """
     found: list[Tensor] = []
     for message in messages:
-        datatype = _DATATYPES.get(message.datatype)
+        datatype = DATATYPES.get(message.datatype)
         if datatype is None:
             raise PlaneError(
                 Code.INVALID_ARGUMENT,
@@ -52,7 +56,7 @@ def tensors_out(tensors: Sequence[Tensor]) -> list[TensorMessage]:
     return [
         TensorMessage(
             name=tensor.name,
-            datatype=_DATA_TYPES[tensor.datatype],
+            datatype=DATA_TYPES[tensor.datatype],
             shape=list(tensor.shape),
             contents=tensor.pack(),
         )
@@ -163,7 +167,7 @@ def stats_of(stats: interface.ModelStats) -> ModelStats:
 def _spec(spec: TensorSpec) -> TensorSpecMessage:
     return TensorSpecMessage(
         name=spec.name,
-        datatype=_DATA_TYPES[spec.datatype],
+        datatype=DATA_TYPES[spec.datatype],
         shape=list(spec.shape),
         optional=spec.optional,
     )

@@ -18,7 +18,9 @@ from protoplane_server.backends.interface import (
     ModelSource,
     ModelStats,
     Prompt,
+    Relay,
     Sampling,
+    relay_of,
 )
 from protoplane_server.backends.tensor_batcher import TensorBatcher
 from protoplane_server.backends.tensors import Tensor, check_inputs, chosen_outputs
@@ -116,6 +118,10 @@ class BatchedBackend:
         # Before they meet others: a request that is wrong must not fail those.
         check_inputs(model, batched.metadata.inputs, inputs)
         return chosen_outputs(model, await batched.batcher.infer(inputs, ctx), outputs)
+
+    def relay(self) -> Relay | None:
+        """That of the backend, where requests are not batched before it."""
+        return None if self._backend.capabilities.batches else relay_of(self._backend)
 
     def stream(
         self,

@@ -145,7 +145,7 @@ class Tensor:
     @property
     def size_bytes(self) -> int | None:
         """Length of what `pack` gives; ``None`` for BYTES, of which it is not known before."""
-        width = _WIDTHS.get(self.datatype)
+        width = WIDTHS.get(self.datatype)
         return None if width is None else math.prod(self.shape) * width
 
     def pack(self) -> bytes:
@@ -186,7 +186,7 @@ class Tensor:
         tensor.shape = lengths
         tensor._contents = contents
         tensor._data = None
-        width = _WIDTHS.get(datatype)
+        width = WIDTHS.get(datatype)
         if width is not None and len(contents) != count * width:
             raise PlaneError(
                 Code.INVALID_ARGUMENT,
@@ -211,7 +211,7 @@ class Tensor:
 _PLAIN_AXES = 8
 """Up to so many, none of length 0, there is an array of every shape that contents are long for."""
 
-_WIDTHS: dict[Datatype, int] = {
+WIDTHS: dict[Datatype, int] = {
     datatype: 2 if datatype is Datatype.BF16 else dtype.itemsize
     for datatype, dtype in _DTYPES.items()
     if datatype is not Datatype.BYTES

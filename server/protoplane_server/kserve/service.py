@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
+from dataclasses import replace
+from functools import cached_property
 from importlib import metadata
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -16,12 +18,15 @@ from protoplane_server.backends.interface import (
     ModelMetadata,
     ModelState,
     ModelStats,
+    relay_of,
 )
 from protoplane_server.kserve.models import ServesModels
+from protoplane_server.kserve.relaying import KserveWording, Relaying
 from protoplane_server.kserve.requests import InferCall, sequence_of
 from protoplane_server.kserve.schema import POOL, PROTOCOL, SPEC, messages
 from protoplane_server.kserve.streaming import SharedStream
 from protoplane_server.kserve.tensors import config_of, metadata_of
+from protoplane_server.kserve.unread import UnreadCodec, unread
 
 if TYPE_CHECKING:
     from protoplane_server.http.beside import Beside
@@ -49,6 +54,9 @@ _FAILS_WITH_STATUS = "triton_grpc_error"
 _SOURCE = "source"
 """Parameter of a load that says where the model's files are."""
 
+_INFER = SPEC.methods["ModelInfer"]
+_UNREAD = UnreadCodec(_INFER.request)
+
 _FILE = "file:"
 """How the names of parameters begin that bring files; over HTTP these are texts in base64."""
 
@@ -64,7 +72,9 @@ class KserveService(Service):
         descriptor_pool: Where the service is declared; for reflection.
     """
 
-    spec: ClassVar[ServiceSpec] = SPEC
+    spec: ClassVar[ServiceSpec] = replace(
+        SPEC, methods={**SPEC.methods, _INFER.name: unread(_INFER, _INFER.python_name)}
+    )
     protocol = PROTOCOL
     descriptor_pool: DescriptorPool = POOL
 
@@ -149,7 +159,11 @@ class KserveService(Service):
 
     async def model_infer(self, request: Any, ctx: Context) -> Any:
         """Run a model once."""
-        return await InferCall(request, ctx).infer(self._backend)
+        if isinstance(request, bytes) and self._relaying is not None:
+            answer = self._relaying.take(request, ctx)
+            if answer is not None:
+                return await answer
+        return await InferCall(_UNREAD.read(request), ctx).infer(self._backend)
 
     async def model_stream_infer(
         self, requests: AsyncIterator[Any], ctx: Context
@@ -181,6 +195,12 @@ class KserveService(Service):
         else:
             why = "traces and logs; those of this server are settings of its process"
         raise PlaneError(Code.UNIMPLEMENTED, f"{name} is for Triton's own {why}")
+
+    @cached_property
+    def _relaying(self) -> Relaying | None:
+        # Asked for with the first request, when the backend has started.
+        relay = relay_of(self._backend)
+        return None if relay is None else Relaying(relay, KserveWording())
 
     @property
     def _backend(self) -> Backend:

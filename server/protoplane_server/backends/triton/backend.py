@@ -9,6 +9,7 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from functools import partial
+from time import monotonic
 from typing import Any
 
 from google.protobuf.duration_pb2 import Duration
@@ -37,7 +38,9 @@ from protoplane_server.backends.triton.errors import QUEUE_FULL, error_of_words,
 from protoplane_server.backends.triton.messages import FINAL, InferCall, read_tensors
 from protoplane_server.backends.triton.model import CAPABILITIES, TritonModel
 from protoplane_server.backends.triton.region_owner import RegionOwner, is_orphan
+from protoplane_server.backends.triton.relay import TritonRelay
 from protoplane_server.backends.triton.repository import as_parameters, load_parameters
+from protoplane_server.backends.triton.schema import messages
 from protoplane_server.backends.triton.settings import TritonSettings
 from protoplane_server.backends.triton.shared_memory import Region, SharedRegions
 from protoplane_server.backends.triton.system_memory import SystemRegion
@@ -55,6 +58,8 @@ _UNLOAD_S = 120.0
 
 _RETRY_S = 0.1
 """When to try again at a full queue, in seconds, where nothing was answered yet."""
+
+_ANY_SIZE = 1 << 62
 
 _CAN = BackendCapabilities(CAPABILITIES, loading=True, sources=True)
 
@@ -195,6 +200,11 @@ class TritonBackend(PartialBackend):
             response = await self._answer(call, call.message())
             return read_tensors(response, call)
 
+    def relay(self) -> TritonRelay:
+        """What hands on requests that Triton can take as they are."""
+        below_bytes = self._shared_min if self.shares_memory else _ANY_SIZE
+        return TritonRelay(self._known, self._counters, self._timeout_s, self._ask, below_bytes)
+
     async def stream(
         self,
         model: str,
@@ -282,9 +292,12 @@ class TritonBackend(PartialBackend):
         return tensors
 
     async def _answer(self, call: InferCall, request: Any) -> Any:
-        loop = asyncio.get_running_loop()
+        answer = await self._ask(call, request.SerializeToString())
+        return messages.ModelInferResponse.FromString(answer)
+
+    async def _ask(self, call: InferCall, request: bytes) -> bytes:
         model = call.model.metadata.name
-        since = loop.time()
+        since = monotonic()
         trace = _trace(call.ctx)
         try:
             try:
@@ -292,13 +305,13 @@ class TritonBackend(PartialBackend):
             except PlaneError as error:
                 if not await self._restored(model, error):
                     raise
-                since = loop.time()
+                since = monotonic()
                 response = await self._connected().infer(
                     model, request, self._timeout_s(call.ctx), trace
                 )
         except PlaneError as error:
             raise await self._explained(error, call) from error
-        took_s = loop.time() - since
+        took_s = monotonic() - since
         self._took_s[model] = 0.9 * self._took_s.get(model, took_s) + 0.1 * took_s
         return response
 
@@ -463,6 +476,11 @@ class TritonBackend(PartialBackend):
         if self._connection is None:
             raise _stopped()
         return self._connection
+
+    def _known(self, model: str, version: str) -> TritonModel | None:
+        if self._connection is None or self._catalog is None:
+            return None
+        return self._catalog.known(model, version)
 
     def _models(self) -> Catalog:
         if self._connection is None or self._catalog is None:

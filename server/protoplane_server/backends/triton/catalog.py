@@ -40,6 +40,10 @@ class Catalog:
         self._loaded: dict[str, Mapping[str, Any]] = {}
         self._changing: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
+    def known(self, model: str, version: str = "") -> TritonModel | None:
+        """A model that can be used, if it was asked about before."""
+        return self._models.get((model, version))
+
     async def find(self, model: str, version: str = "") -> TritonModel:
         """A model that can be used; loads it again where Triton has started anew.
 

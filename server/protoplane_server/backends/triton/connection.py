@@ -47,13 +47,15 @@ class OpenCall:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, _: object
     ) -> None:
-        # Whatever ended it here, nothing of it is to go on there.
-        self.call.cancel()
         opened = self._connection.opened
         entries = opened[self._model]
         entries.discard(self)
         if not entries:
             del opened[self._model]
+        if error is None:
+            return
+        # Whatever ended it here, nothing of it is to go on there.
+        self.call.cancel()
         if isinstance(error, grpc.aio.AioRpcError):
             raise error_of_call(error, self._connection.address) from error
         if isinstance(error, asyncio.CancelledError) and self.why is not None:
@@ -86,7 +88,7 @@ class Connection:
             credentials = settings.tls.grpc_credentials()
             self._channel = grpc.aio.secure_channel(settings.address, credentials, _OPTIONS)
         self._methods: dict[str, Any] = {}
-        self._infer: Any = self._method("ModelInfer")
+        self._infer: Any = self._channel.unary_unary(f"{SERVICE}/ModelInfer")
         self._stream: Any = self._channel.stream_stream(
             f"{SERVICE}/ModelStreamInfer",
             messages.ModelInferRequest.SerializeToString,
@@ -115,16 +117,17 @@ class Connection:
             raise error_of_call(error, self.address) from error
 
     async def infer(
-        self, model: str, request: Any, timeout_s: float, metadata: Sequence[tuple[str, str]]
-    ) -> Any:
-        """One message there, one back; cancelling takes it back from Triton too.
+        self, model: str, request: bytes, timeout_s: float, metadata: Sequence[tuple[str, str]]
+    ) -> bytes:
+        """One message there, one back, both encoded; cancelling takes it back from Triton too.
 
         Raises:
             PlaneError: See `ask`, and that of `end`.
         """
         call = self._infer(request, timeout=timeout_s, metadata=metadata)
         with OpenCall(self, model, call):
-            return await call
+            answer: bytes = await call
+            return answer
 
     async def stream(
         self, model: str, request: Any, timeout_s: float, metadata: Sequence[tuple[str, str]]

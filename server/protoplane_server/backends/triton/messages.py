@@ -18,6 +18,9 @@ from protoplane_server.backends.triton.shared_memory import Region, aligned
 FINAL = "triton_final_response"
 """The parameter of an answer that says whether it is the last."""
 
+TIMEOUT = "timeout"
+"""The parameter of a request that says how long it may take, in microseconds."""
+
 _ANY_SIZE = (Datatype.BYTES,)
 _DATATYPES = {str(each): each for each in Datatype}
 
@@ -42,6 +45,11 @@ class InferCall:
     outputs: Sequence[str]
     ctx: BackendContext
     timeout_s: float
+
+    @property
+    def timeout_us(self) -> int:
+        """How long it may take, as Triton is told."""
+        return max(1, int(self.timeout_s * 1_000_000))
 
     def shared_bytes(self, min_bytes: int) -> int:
         """Room that its large tensors want in shared memory; 0 where it has none."""
@@ -71,7 +79,7 @@ class InferCall:
             model_name=model.metadata.name, model_version=self.version, id=ctx.request_id
         )
         parameters = request.parameters
-        parameters["timeout"].int64_param = max(1, int(self.timeout_s * 1_000_000))
+        parameters[TIMEOUT].int64_param = self.timeout_us
         if ctx.priority and (level := model.level(ctx.priority)):
             parameters["priority"].uint64_param = level
         if ctx.sequence is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from protoplane_base import Code, PlaneError
@@ -14,6 +14,7 @@ from protoplane_server.backends.interface import (
 )
 from protoplane_server.backends.tensors import Datatype, TensorSpec
 from protoplane_server.backends.triton.errors import plain_words
+from protoplane_server.backends.triton.plain import PlainMessages
 from protoplane_server.backends.triton.schema import config_messages
 
 _UNARY = frozenset({Capability.INFER, Capability.INFER_STREAM})
@@ -45,6 +46,7 @@ class TritonModel:
         queue_limit: Most requests that wait for it; 0 for any number.
         sized: Whether the size of some output follows from its configuration and the batch.
         gpus: Numbers of the GPUs that it runs on; empty where an instance runs elsewhere.
+        plain: Which messages about it can be passed on as they are.
     """
 
     metadata: ModelMetadata
@@ -55,7 +57,8 @@ class TritonModel:
     default_level: int
     queue_limit: int
     sized: bool
-    gpus: frozenset[int] = frozenset()
+    gpus: frozenset[int]
+    plain: PlainMessages = field(compare=False)
 
     @classmethod
     def of(cls, config: Any, version: str) -> TritonModel:
@@ -74,16 +77,17 @@ class TritonModel:
         ]
         outputs = _specs(config, config.output)
         first = 1 if config.max_batch_size else 0
+        metadata = ModelMetadata(
+            config.name,
+            platform_of(config),
+            _DECOUPLED if decoupled else _UNARY,
+            version=version,
+            inputs=_specs(config, config.input),
+            outputs=outputs,
+            max_batch_size=config.max_batch_size,
+        )
         return cls(
-            ModelMetadata(
-                config.name,
-                platform_of(config),
-                _DECOUPLED if decoupled else _UNARY,
-                version=version,
-                inputs=_specs(config, config.input),
-                outputs=outputs,
-                max_batch_size=config.max_batch_size,
-            ),
+            metadata,
             decoupled=decoupled,
             sequences=config.HasField("sequence_batching"),
             numbered=any(control.data_type != config_messages.TYPE_STRING for control in controls),
@@ -95,6 +99,7 @@ class TritonModel:
                 for spec in outputs
             ),
             gpus=_gpus(config),
+            plain=PlainMessages(metadata),
         )
 
     def level(self, priority: int) -> int:
