@@ -158,12 +158,14 @@ async def test_rules_are_the_logs_own(tmp_path: Path) -> None:
 
 async def test_it_happens_by_itself(tmp_path: Path) -> None:
     log = await LocalLog.open(tmp_path, retention=[Retention(max_events=100)])
-    ids = await fill(log, "a", 1000)
-    async with asyncio.timeout(20):
-        # Nobody says when it happens, and it goes on: who reads meanwhile may be told of a gap.
-        while (await log.stats()).events > 200:  # noqa: ASYNC110
-            await asyncio.sleep(0.1)
-    assert (await log.stats()).newest == ids[-1]
+    # The second time it has just happened, and nothing more is written: it happens all the same.
+    for _ in range(2):
+        ids = await fill(log, "a", 1000)
+        async with asyncio.timeout(20):
+            # Nobody says when, and it goes on: who reads meanwhile may be told of a gap.
+            while (await log.stats()).events > 200:  # noqa: ASYNC110
+                await asyncio.sleep(0.1)
+        assert (await log.stats()).newest == ids[-1]
     await log.close()
 
 

@@ -177,8 +177,15 @@ class Writer:
             self._post(_settle, self._opened, ring)
             while not self._stopping or self._queue:
                 if not self._queue:
-                    self._wake.acquire(timeout=_IDLE_SWEEP_INTERVAL_S)
+                    self._wake.acquire(timeout=self._rest_s())
                 self._work()
+
+    def _rest_s(self) -> float:
+        """How long there is nothing to do, if nobody has anything to write."""
+        if not self._unswept:
+            return _IDLE_SWEEP_INTERVAL_S
+        # What was written last may be too much, also where nothing is written behind it.
+        return max(0.0, self._next_sweep - time.monotonic())
 
     def _open(self, stack: ExitStack) -> Ring:
         # The ring's own descriptors end with the log, not with this thread: readers look at it.
@@ -206,6 +213,7 @@ class Writer:
         self._keys_seen = ring[Word.KEYS]
         self._names_left = {"key": 0, "publisher": 0}
         self._next_sweep = 0.0
+        self._unswept = True
         self._more = False
         return ring
 
@@ -224,6 +232,7 @@ class Writer:
             else:
                 swept.append(item)
         if group:
+            self._unswept = True
             written = Written(group)
             try:
                 written = self._write(group)
@@ -239,6 +248,7 @@ class Writer:
         if swept or now >= self._next_sweep:
             error = self._sweep(everything=bool(swept))
             self._next_sweep = now + (0.0 if self._more else _SWEEP_INTERVAL_S)
+            self._unswept = self._more
             for each in swept:
                 if error is None:
                     self._post(_settle, each, None)
