@@ -60,11 +60,10 @@ from protoplane_server.backends.interface import (
     ModelMetadata,
     ModelSource,
     ModelState,
-    RelaysRequests,
-    relay_of,
     version_of,
 )
 from protoplane_server.backends.opening import open_backend
+from protoplane_server.backends.relay import RelaysRequests, relay_of
 from protoplane_server.kserve.relaying import Relaying
 from protoplane_server.kserve.unread import UnreadCodec
 

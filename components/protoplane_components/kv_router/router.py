@@ -258,11 +258,8 @@ class Router:
             PlaneError: As for `select`, but for RESOURCE_EXHAUSTED.
         """
         self.expire()
-        if self._line.first():
-            return None
-        selection = self._select(request, *self._read(request))
         return (
-            None if selection is None else (self._reserve(request, selection, lease_s), selection)
+            self._take(request, *self._read(request), lease_s) if not self._line.first() else None
         )
 
     async def acquire(
@@ -282,10 +279,11 @@ class Router:
             PlaneError: As for `select`; RESOURCE_EXHAUSTED also where the queue is full, or longer
                 than the request can wait.
         """
-        found = self.reserve_if_free(request, lease_s=lease_s)
+        self.expire()
+        keys, tokens = self._read(request)
+        found = self._take(request, keys, tokens, lease_s) if not self._line.first() else None
         if found is not None:
             return found
-        keys, tokens = self._read(request)
         self._may_wait(timeout_s)
         now = self._clock()
         until = None if timeout_s is None else now + timeout_s
@@ -472,6 +470,15 @@ class Router:
             return loads.places.all, barred
         return np.array([row for row in range(len(targets)) if row not in barred], np.intp), barred
 
+    def _take(
+        self, request: Request, keys: NDArray[np.uint64], tokens: int, lease_s: float | None
+    ) -> tuple[Reservation, Selection] | None:
+        """Choose a worker and count the request; `None` where all are too busy."""
+        selection = self._select(request, keys, tokens)
+        if selection is None:
+            return None
+        return self._reserve(request, selection, lease_s), selection
+
     def _reserve(
         self, request: Request, selection: Selection, lease_s: float | None
     ) -> Reservation:
@@ -520,14 +527,13 @@ class Router:
                 self._line.pop(self._clock())
                 continue
             try:
-                selection = self._select(waiting.request, waiting.keys, waiting.tokens)
-                if selection is None:
+                found = self._take(waiting.request, waiting.keys, waiting.tokens, waiting.lease_s)
+                if found is None:
                     return
-                reservation = self._reserve(waiting.request, selection, waiting.lease_s)
             except PlaneError as error:
                 waiting.answer.set_exception(error)
             else:
-                waiting.answer.set_result((reservation, selection))
+                waiting.answer.set_result(found)
             self._line.pop(self._clock())
 
 

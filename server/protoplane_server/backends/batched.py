@@ -18,10 +18,9 @@ from protoplane_server.backends.interface import (
     ModelSource,
     ModelStats,
     Prompt,
-    Relay,
     Sampling,
-    relay_of,
 )
+from protoplane_server.backends.relay import Relay, relay_of
 from protoplane_server.backends.tensor_batcher import TensorBatcher
 from protoplane_server.backends.tensors import Tensor, check_inputs, chosen_outputs
 

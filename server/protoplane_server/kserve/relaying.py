@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from google.protobuf.message import DecodeError
 
 from protoplane_base import Context
-from protoplane_server.backends.interface import AnswerHead, Relay, RequestKind
+from protoplane_server.backends.relay import AnswerHead, Relay, RequestKind
 from protoplane_server.kserve.forms import Form
 from protoplane_server.kserve.schema import messages
 

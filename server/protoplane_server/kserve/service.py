@@ -18,8 +18,8 @@ from protoplane_server.backends.interface import (
     ModelMetadata,
     ModelState,
     ModelStats,
-    relay_of,
 )
+from protoplane_server.backends.relay import relay_of
 from protoplane_server.kserve.models import ServesModels
 from protoplane_server.kserve.relaying import KserveWording, Relaying
 from protoplane_server.kserve.requests import InferCall, sequence_of

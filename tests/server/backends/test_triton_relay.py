@@ -26,7 +26,7 @@ from protoplane_base import Code, Context, PlaneError
 from protoplane_client import connect
 from protoplane_components.inference import Inference
 from protoplane_server import Server
-from protoplane_server.backends.interface import BackendContext, ModelSource
+from protoplane_server.backends.interface import ModelSource
 from protoplane_server.backends.tensors import Datatype, Tensor
 from protoplane_server.backends.triton.backend import TritonBackend
 from protoplane_server.backends.triton.settings import TritonSettings
@@ -56,17 +56,9 @@ class Noted(TritonBackend):
     def relay(self) -> Any:
         return super().relay() if self._relays else None
 
-    async def infer(
-        self,
-        model: str,
-        inputs: Sequence[Tensor],
-        ctx: BackendContext,
-        *,
-        version: str = "",
-        outputs: Sequence[str] = (),
-    ) -> Sequence[Tensor]:
+    async def infer(self, *arguments: Any, **options: Any) -> Sequence[Tensor]:
         self.ordinary += 1
-        return await super().infer(model, inputs, ctx, version=version, outputs=outputs)
+        return await super().infer(*arguments, **options)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from protoplane.inference.v1.inference_pb2 import InferRequest, InferResponse
 from protoplane.inference.v1.tensors_pb2 import DATA_TYPE_INT8, DATA_TYPE_UINT8
 from protoplane_base import Code, Context, PlaneError
 from protoplane_components.inference.relaying import UNREAD_SPEC, InferWording
-from protoplane_server.backends.interface import AnswerHead
+from protoplane_server.backends.relay import AnswerHead
 from protoplane_server.kserve.relaying import KserveWording, Relaying
 from protoplane_server.kserve.schema import SPEC, messages
 from protoplane_server.kserve.unread import UnreadCodec, unread

@@ -8,7 +8,8 @@ from typing import Any
 
 from protoplane_base import Context
 from protoplane_server.backends.counting import ModelCounters
-from protoplane_server.backends.interface import AnswerHead, BackendContext
+from protoplane_server.backends.interface import BackendContext
+from protoplane_server.backends.relay import AnswerHead
 from protoplane_server.backends.triton.messages import TIMEOUT, InferCall, read_tensors
 from protoplane_server.backends.triton.model import TritonModel
 from protoplane_server.kserve.forms import Form
@@ -20,7 +21,7 @@ _MAX_ANSWERS = 16
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TritonRelay:
-    """Takes plain requests; see `protoplane_server.backends.interface.Relay`.
+    """Takes plain requests; see `protoplane_server.backends.relay.Relay`.
 
     Those with parameters (sequences, priorities) or an id of their own, with byte strings, for
     shared memory, and to models that are decoupled or not known yet are not for it.
@@ -40,7 +41,7 @@ class TritonRelay:
     below_bytes: int
 
     def kind(self, request: Any) -> TritonKind | None:
-        """The kind of a request; see `protoplane_server.backends.interface.Relay`."""
+        """The kind of a request; see `protoplane_server.backends.relay.Relay`."""
         model = self.known(request.model_name, request.model_version)
         if model is None or model.decoupled or request.id:
             return None
@@ -50,7 +51,7 @@ class TritonRelay:
 
 
 class TritonKind:
-    """Requests of one kind; see `protoplane_server.backends.interface.RequestKind`.
+    """Requests of one kind; see `protoplane_server.backends.relay.RequestKind`.
 
     Args:
         relay: What takes them.
@@ -72,7 +73,7 @@ class TritonKind:
         return self._relay.known(self._model.metadata.name, self._version) is self._model
 
     async def ask(self, contents: Sequence[bytes], ctx: Context) -> tuple[AnswerHead, list[bytes]]:
-        """Have a request answered; see `protoplane_server.backends.interface.RequestKind`."""
+        """Have a request answered; see `protoplane_server.backends.relay.RequestKind`."""
         relay, model = self._relay, self._model
         about = BackendContext.of(ctx)
         call = InferCall(model, self._version, (), self._outputs, about, relay.timeout_s(about))
